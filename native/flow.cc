@@ -1,0 +1,186 @@
+// The way of a message: uWebSockets.js's socket -> here -> the mate's socket.
+#include "half.h"
+
+namespace couplet {
+
+namespace {
+
+// Sends a run of `from`'s rewritten frames to its mate: straight to the socket where nothing waits before it, so that
+// large messages are never copied; else to the queue. A TLS socket is never written to from here (see half.h).
+void forward(Half& from, Half& to, const char* run, size_t length) {
+  to.tailInFrame = from.reader.inFrame();
+  to.tailInMessage = from.reader.inMessage();
+  if (to.out.empty() && !to.ssl()) {
+    const int written = us.write(0, to.socket, run, static_cast<int>(length), 0);
+    to.lastWriteTick = relay.tick;
+    if (static_cast<size_t>(written) == length) {
+      to.sent.set(from.reader.payloadLeft());
+      return;
+    }
+    applyPause(to);
+    to.sent.walk(run, static_cast<size_t>(written));
+    run += written;
+    length -= static_cast<size_t>(written);
+    to.out.append(run, length);
+  } else {
+    if (to.out.empty()) to.lastWriteTick = relay.tick;  // progress is judged from when there was something to write
+    to.out.append(run, length);
+    if (to.ssl()) markDirty(to);
+  }
+  if (to.out.size() > from.pair->limits.highWaterBytes) pauseReading(from, kFlow);
+}
+
+// What the frame reader calls back; `to` takes frames as long as it is not being closed.
+struct Sink {
+  Half& from;
+  Half& to;
+  void output(char* run, size_t length) {
+    if (to.accepts()) forward(from, to, run, length);
+  }
+  void ping(const char* payload, size_t length) { sendPong(from, {payload, length}); }
+  void pong() {}
+  void close(const char* payload, size_t length) { onPeerClose(from, {payload, length}); }
+  bool boundary(bool messageEnd) {
+    from.reader.wantsBoundary = false;
+    atFrameEnd(to, messageEnd);
+    return true;
+  }
+};
+
+// A half that is being closed: its frames are followed only to see its own close frame.
+struct ClosingSink {
+  Half& from;
+  void output(char*, size_t) {}
+  void ping(const char*, size_t) {}
+  void pong() {}
+  void close(const char*, size_t) { onPeerClose(from, {}); }
+  bool boundary(bool) { return true; }
+};
+
+void readPaired(Half& half, char* data, size_t length) {
+  half.lastReadTick = relay.tick;
+  half.pingTick = 0;
+  if (half.opaqueInput || half.peerClosed) return;
+  FrameReader& reader = half.reader;
+  if (half.mate == nullptr || !half.mate->accepts()) {
+    ClosingSink sink{half};
+    if (reader.feed(data, length, sink) != FrameError::none) half.opaqueInput = true;
+    return;
+  }
+  const uint64_t bytes = reader.bytes;
+  const uint64_t messages = reader.messages;
+  Sink sink{half, *half.mate};
+  const FrameError error = reader.feed(data, length, sink);
+  Pair& pair = *half.pair;
+  DirectionCount& count = half.userSide ? pair.fromUser : pair.fromDevice;
+  count.bytes += reader.bytes - bytes;
+  count.messages += reader.messages - messages;
+  if (reader.bytes != bytes || reader.messages != messages) pair.lastMessageTick = relay.tick;
+  if (pair.pace || pair.userPace) chargePace(half, reader.bytes - bytes);
+  if (error != FrameError::none) onFrameError(half, error);
+}
+
+// µSockets reads again at once after a read that filled its buffer, paused or not; returning null to the loop ends
+// that. It is also what keeps a fast sender from holding the loop: one buffer per socket and turn.
+us_socket_t* endOfRead(const Half& half, us_socket_t* socket, int length) {
+  return half.pausedBy != 0 || length == kReadBufferBytes ? nullptr : socket;
+}
+
+us_socket_t* plainData(us_socket_t* socket, char* data, int length) {
+  Half* half = relay.find(socket);
+  if (half == nullptr) return hooksOf(us.context(0, socket))->data(socket, data, length);
+  if (half->mode == Mode::native) {
+    readPaired(*half, data, static_cast<size_t>(length));
+    return endOfRead(*half, socket, length);
+  }
+  us_socket_t* result = half->hooks->data(socket, data, length);
+  return half->stage == Stage::gone ? result : endOfRead(*half, result, length);
+}
+
+us_socket_t* tlsData(us_socket_t* socket, char* data, int length) {
+  Half* half = relay.find(socket);
+  if (half == nullptr) return hooksOf(us.context(1, socket))->data(socket, data, length);
+  if (half->mode != Mode::native) return half->hooks->data(socket, data, length);
+  readPaired(*half, data, static_cast<size_t>(length));
+  return socket;
+}
+
+// The handler below the TLS layer: the only place from which null may be returned, for the TLS layer itself follows
+// what its inner handler returns (and calls this one with length 0 to go on after a blocked read).
+us_socket_t* tlsBaseData(us_socket_t* socket, char* data, int length) {
+  Half* half = relay.find(socket);
+  if (half == nullptr) return hooksOf(us.context(1, socket))->baseData(socket, data, length);
+  half->inTlsRead = true;
+  us_socket_t* result = half->hooks->baseData(socket, data, length);
+  half->inTlsRead = false;
+  if (half->stage == Stage::gone || length == 0) return result;
+  return endOfRead(*half, result, length);
+}
+
+template <bool ssl>
+us_socket_t* socketWritable(us_socket_t* socket) {
+  Half* half = relay.find(socket);
+  if (half == nullptr) return hooksOf(us.context(ssl, socket))->writable(socket);
+  if (half->mode == Mode::native) {
+    flush(*half);
+    return socket;
+  }
+  us_socket_t* result = half->hooks->writable(socket);
+  if (half->stage != Stage::gone) applyPause(*half);
+  return result;
+}
+
+template <bool ssl>
+us_socket_t* socketEnd(us_socket_t* socket) {
+  Half* half = relay.find(socket);
+  if (half == nullptr) return hooksOf(us.context(ssl, socket))->baseEnd(socket);
+  if (half->mode != Mode::native) return half->hooks->baseEnd(socket);
+  onPeerEnd(*half, true, HalfError::broken);
+  return socket;
+}
+
+template <bool ssl>
+us_socket_t* socketClosed(us_socket_t* socket, int code, void* reason) {
+  Half* half = relay.find(socket);
+  ContextHooks* hooks = half == nullptr ? hooksOf(us.context(ssl, socket)) : half->hooks;
+  if (half != nullptr) onSocketClosed(*half);
+  return hooks->close(socket, code, reason);
+}
+
+}  // namespace
+
+const Handlers& socketHandlers(bool ssl) {
+  static const Handlers plain = {plainData, plainData, socketWritable<false>, socketEnd<false>, socketClosed<false>};
+  static const Handlers tls = {tlsData, tlsBaseData, socketWritable<true>, socketEnd<true>, socketClosed<true>};
+  return ssl ? tls : plain;
+}
+
+void applyPause(Half& half) {
+  if (half.pausedBy == 0 || half.socket == nullptr) return;
+  us.pollChange(half.poll(), half.hooks->loop, us.pollEvents(half.poll()) & ~kReadable);
+}
+
+void pauseReading(Half& half, uint8_t reason) {
+  const uint8_t before = half.pausedBy;
+  half.pausedBy |= reason;
+  if ((reason & kFlow) && !(before & kFlow)) relay.totals.flowPauses++;
+  if ((half.pausedBy & (kFlow | kPace)) && !(before & (kFlow | kPace))) half.throttledSinceMs = uv_now(relay.loop);
+  if (before == 0) applyPause(half);
+}
+
+void resumeReading(Half& half, uint8_t reason) {
+  const uint8_t before = half.pausedBy;
+  half.pausedBy &= static_cast<uint8_t>(~reason);
+  if (half.pausedBy == before) return;
+  if ((before & (kFlow | kPace)) && !(half.pausedBy & (kFlow | kPace))) {
+    const uint64_t ms = uv_now(relay.loop) - half.throttledSinceMs;
+    relay.totals.throttledMs += ms;
+    if (half.pair != nullptr) half.pair->throttledMs += ms;
+  }
+  if (half.pausedBy != 0 || half.socket == nullptr) return;
+  half.lastReadTick = relay.tick;  // silence while paused says nothing about the peer
+  half.pingTick = 0;
+  us.pollChange(half.poll(), half.hooks->loop, us.pollEvents(half.poll()) | kReadable);
+}
+
+}  // namespace couplet

@@ -1,0 +1,107 @@
+// Halves and pairs come to be.
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include "half.h"
+
+namespace couplet {
+
+Relay relay;
+
+namespace {
+
+constexpr int kTcpKeepAliveSeconds = 240;  // R21
+
+void setKeepAlive(int fd) {
+  const int on = 1;
+  const int idle = kTcpKeepAliveSeconds;
+  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+}
+
+// True when a close frame is among the first unread bytes of a waiting plain socket: the peer has said goodbye, though
+// its connection stands until it is answered. Nothing is taken from the socket.
+bool closeFrameWaits(int fd) {
+  static char bytes[kFeedHeadroom + 65536];
+  const ssize_t length = recv(fd, bytes + kFeedHeadroom, sizeof bytes - kFeedHeadroom, MSG_PEEK | MSG_DONTWAIT);
+  if (length <= 0) return false;
+  struct {
+    bool closed = false;
+    void output(char*, size_t) {}
+    void ping(const char*, size_t) {}
+    void pong() {}
+    void close(const char*, size_t) { closed = true; }
+    bool boundary(bool) { return true; }
+  } sink;
+  FrameReader reader;
+  reader.feed(bytes + kFeedHeadroom, static_cast<size_t>(length), sink);
+  return sink.closed;
+}
+
+}  // namespace
+
+uint32_t hold(us_socket_t* socket, bool ssl, std::string& error) {
+  if (socket == nullptr || us.isClosed(ssl, socket)) return 0;
+  ContextHooks* hooks = hookContext(socket, ssl, socketHandlers(ssl));
+  if (hooks == nullptr) {
+    error = "the handlers of uWebSockets.js could not be replaced";
+    return 0;
+  }
+  auto half = std::make_unique<Half>();
+  half->socket = socket;
+  half->hooks = hooks;
+  half->id = relay.nextId++;
+  half->fd = us.pollFd(half->poll());
+  half->lastReadTick = half->lastWriteTick = relay.tick;
+  const size_t slot = static_cast<size_t>(half->fd);
+  if (slot >= relay.byFd.size()) relay.byFd.resize(slot + 1024, nullptr);
+  setKeepAlive(half->fd);
+  relay.byFd[slot] = half.get();
+  relay.halves.emplace(half->id, half.get());
+  pauseReading(*half, kHeld);
+  return half.release()->id;
+}
+
+bool isGone(const Half& half) {
+  if (half.stage == Stage::gone || half.finReceived) return true;
+  pollfd entry = {half.fd, POLLIN | POLLRDHUP, 0};
+  if (::poll(&entry, 1, 0) < 1) return false;
+  if (entry.revents & (POLLRDHUP | POLLHUP | POLLERR)) return true;
+  return !half.ssl() && closeFrameWaits(half.fd);
+}
+
+Pair* pairHalves(Half& user, Half& device, std::string_view greeting, const PairLimits& limits,
+                 double bytesPerSecond, const std::string& userKey, double userBytesPerSecond) {
+  if (user.mode != Mode::held || device.mode != Mode::held || &user == &device) return nullptr;
+  auto owned = std::make_unique<Pair>();
+  Pair* pair = owned.get();
+  pair->id = relay.nextId++;
+  pair->limits = limits;
+  pair->lastMessageTick = relay.tick;
+  const uint64_t now = uv_now(relay.loop);
+  if (bytesPerSecond > 0) pair->pace = std::make_unique<Pace>(Pace{0, bytesPerSecond, now});
+  if (userBytesPerSecond > 0) {
+    pair->userKey = userKey;
+    std::weak_ptr<Pace>& slot = relay.userPaces[userKey];
+    pair->userPace = slot.lock();
+    if (!pair->userPace) slot = pair->userPace = std::make_shared<Pace>(Pace{0, userBytesPerSecond, now});
+  }
+  pair->user = &user;
+  pair->device = &device;
+  user.userSide = true;
+  user.mate = &device;
+  device.mate = &user;
+  for (Half* half : {&user, &device}) {
+    half->pair = pair;
+    half->mode = Mode::native;
+    half->reader.maxMessageBytes = limits.maxMessageBytes;
+    sendText(*half, greeting);
+    resumeReading(*half, kHeld);
+  }
+  relay.pairs.emplace(pair->id, owned.release());
+  return pair;
+}
+
+}  // namespace couplet

@@ -1,0 +1,214 @@
+// The clocks: what is done at the end of each turn of the event loop, at each tick, and at each sweep. A tick walks
+// the few halves that are being closed or paced; a sweep (once a second) walks all pairs, which keeps idle clocks,
+// pings and stall checks free of any timer or list of their own.
+#include <poll.h>
+
+#include "half.h"
+
+namespace couplet {
+
+namespace {
+
+uv_prepare_t prepareHandle;
+uv_check_t checkHandle;
+uv_timer_t timerHandle;
+bool started = false;
+
+void fill(Pace& pace, uint64_t now) {
+  pace.tokens += pace.bytesPerSecond * static_cast<double>(now - pace.filledMs) / 1000;
+  if (pace.tokens > pace.bytesPerSecond / 4) pace.tokens = pace.bytesPerSecond / 4;  // a burst of one tick
+  pace.filledMs = now;
+}
+
+bool spent(const Pair& pair) {
+  return (pair.pace && pair.pace->tokens < 0) || (pair.userPace && pair.userPace->tokens < 0);
+}
+
+void refill(Pair& pair) {
+  const uint64_t now = uv_now(relay.loop);
+  if (pair.pace) fill(*pair.pace, now);
+  if (pair.userPace) fill(*pair.userPace, now);
+}
+
+void resumePaced() {
+  std::vector<Half*> still;
+  for (Half* half : relay.paced) {
+    if (half->stage == Stage::gone || half->pair == nullptr || !(half->pausedBy & kPace)) continue;
+    refill(*half->pair);
+    if (spent(*half->pair)) {
+      still.push_back(half);
+    } else {
+      resumeReading(*half, kPace);
+    }
+  }
+  relay.paced.swap(still);
+}
+
+void endOverdue() {
+  std::vector<Half*> still;
+  for (Half* half : relay.closing) {
+    if (half->stage == Stage::gone) continue;
+    if (half->closeNow || relay.tick < half->deadlineTick) {
+      still.push_back(half);
+      continue;
+    }
+    // A tail that was promised and could not be delivered is not a normal end.
+    if (half->keepsTail && half->stage < Stage::lingering && half->pair != nullptr && !half->pair->reported &&
+        half->pair->outcome == Outcome::normal) {
+      half->pair->outcome = Outcome::slow;
+      half->pair->error = HalfError::stalled;
+    }
+    half->stage = Stage::lingering;
+    half->closeNow = true;
+    markDirty(*half);
+    still.push_back(half);
+  }
+  relay.closing.swap(still);
+}
+
+// Pings, dead peers and stalled writes of one half; false when the pair was ended.
+bool checkHalf(Half& half, Pair& pair) {
+  if (half.stage != Stage::open) return true;
+  if (!half.out.empty()) {
+    // It is not judged by pings (they wait behind its backlog) but by progress.
+    if (pair.limits.stallTicks != 0 && relay.tick - half.lastWriteTick >= pair.limits.stallTicks) {
+      endPair(pair, Outcome::slow, 4503, "relay.stallMs: no progress", false, ClosedBy::relay, HalfError::stalled);
+      return false;
+    }
+    return true;
+  }
+  if (pair.limits.pingTicks == 0 || half.pausedBy != 0 || half.tailInFrame) return true;
+  if (half.pingTick != 0) {
+    if (relay.tick - half.pingTick < pair.limits.pingTicks) return true;
+    onPeerEnd(half, false, HalfError::pingTimeout);
+    return false;
+  }
+  if (relay.tick - half.lastReadTick >= pair.limits.pingTicks) {
+    half.pingTick = relay.tick;
+    append(half, std::string_view("\x89\x00", 2));
+  }
+  return true;
+}
+
+// A paused socket polls for nothing, so its hang-up is not seen by the event loop: ask for all of them at once. A held
+// half whose peer has ended is gone; a sender paused for flow control may have ended its stream and still be owed the
+// delivery of what it sent, so only a broken connection counts.
+void findVanished() {
+  static std::vector<pollfd> entries;
+  static std::vector<Half*> asked;
+  entries.clear();
+  asked.clear();
+  for (const auto& [id, half] : relay.halves) {
+    if (half->pausedBy == 0 || half->stage == Stage::lingering) continue;
+    entries.push_back({half->fd, static_cast<short>(half->mode == Mode::held ? POLLIN | POLLRDHUP : 0), 0});
+    asked.push_back(half);
+  }
+  if (entries.empty() || ::poll(entries.data(), entries.size(), 0) < 1) return;
+  for (size_t i = 0; i < entries.size(); i++) {
+    const short events = entries[i].revents;
+    Half& half = *asked[i];
+    if (half.mode == Mode::held) {
+      if (events != 0 && isGone(half)) half.closeNow = true;
+    } else if (events & POLLERR || (events & POLLHUP && !half.finReceived)) {
+      half.closeNow = true;
+    }
+    if (half.closeNow) markDirty(half);
+  }
+}
+
+void sweep() {
+  static std::vector<Pair*> pairs;
+  pairs.clear();
+  for (const auto& [id, pair] : relay.pairs) pairs.push_back(pair);
+  for (Pair* pair : pairs) {
+    if (pair->ended) continue;
+    if (pair->limits.idleTicks != 0 && relay.tick - pair->lastMessageTick >= pair->limits.idleTicks) {
+      endPair(*pair, Outcome::idle, 4504, "relay.idleMs: no message", false);
+      continue;
+    }
+    if (pair->user != nullptr && !checkHalf(*pair->user, *pair)) continue;
+    if (pair->device != nullptr) checkHalf(*pair->device, *pair);
+  }
+  findVanished();
+}
+
+void onTick(uv_timer_t*) {
+  relay.tick++;
+  resumePaced();
+  endOverdue();
+  if (relay.tick % kTicksPerSweep == 0) sweep();
+}
+
+void freePair(Pair* pair) {
+  relay.totals.fromUser.bytes += pair->fromUser.bytes;
+  relay.totals.fromUser.messages += pair->fromUser.messages;
+  relay.totals.fromDevice.bytes += pair->fromDevice.bytes;
+  relay.totals.fromDevice.messages += pair->fromDevice.messages;
+  if (pair->userPace && pair->userPace.use_count() == 1) relay.userPaces.erase(pair->userKey);
+  relay.pairs.erase(pair->id);
+  delete pair;
+}
+
+}  // namespace
+
+uint32_t ticksFor(uint64_t ms) { return static_cast<uint32_t>((ms + kTickMs - 1) / kTickMs); }
+
+void chargePace(Half& half, uint64_t bytes) {
+  Pair& pair = *half.pair;
+  refill(pair);
+  if (pair.pace) pair.pace->tokens -= static_cast<double>(bytes);
+  if (pair.userPace) pair.userPace->tokens -= static_cast<double>(bytes);
+  if (!spent(pair) || half.pausedBy & kPace || half.stage != Stage::open) return;
+  pauseReading(half, kPace);
+  relay.paced.push_back(&half);
+}
+
+void settle() {
+  static std::vector<Half*> work;
+  static std::vector<Pair*> over;
+  while (!relay.dirty.empty() || !relay.ended.empty()) {
+    work.clear();
+    work.swap(relay.dirty);
+    for (Half* half : work) {
+      half->dirty = false;
+      if (half->stage == Stage::gone) continue;
+      if (half->closeNow) {
+        if (half->finReceived || half->peerClosed || half->stage == Stage::lingering) {
+          us.shutdown(half->ssl(), half->socket);
+        }
+        us.close(half->ssl(), half->socket, 0, nullptr);
+      } else if (half->mode == Mode::native) {
+        flush(*half);
+      }
+    }
+    over.swap(relay.ended);
+    for (Pair* pair : over) {
+      if (relay.onPairEnd) relay.onPairEnd(*pair);
+    }
+    over.clear();
+  }
+  if (relay.graveyard.empty()) return;
+  std::erase_if(relay.closing, [](Half* half) { return half->stage == Stage::gone; });
+  std::erase_if(relay.paced, [](Half* half) { return half->stage == Stage::gone; });
+  for (Half* half : relay.graveyard) delete half;
+  relay.graveyard.clear();
+  for (Pair* pair : relay.done) freePair(pair);
+  relay.done.clear();
+}
+
+void startLoopHooks(uv_loop_t* loop) {
+  if (started) return;
+  started = true;
+  relay.loop = loop;
+  uv_prepare_init(loop, &prepareHandle);
+  uv_prepare_start(&prepareHandle, [](uv_prepare_t*) { settle(); });
+  uv_check_init(loop, &checkHandle);
+  uv_check_start(&checkHandle, [](uv_check_t*) { settle(); });
+  uv_timer_init(loop, &timerHandle);
+  uv_timer_start(&timerHandle, onTick, kTickMs, kTickMs);
+  uv_unref(reinterpret_cast<uv_handle_t*>(&prepareHandle));
+  uv_unref(reinterpret_cast<uv_handle_t*>(&checkHandle));
+  uv_unref(reinterpret_cast<uv_handle_t*>(&timerHandle));
+}
+
+}  // namespace couplet
