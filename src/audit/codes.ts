@@ -1,0 +1,124 @@
+/** One kind of event (R30). The code is stable: it is never given to another kind, and never changes its meaning. */
+export interface EventKind {
+  /** `CPL-` four digits and a level: `I` information, `W` warning, `E` error. */
+  readonly code: `CPL-${string}`;
+  /** One line; the documentation carries the same words. */
+  readonly description: string;
+  /** Fields beside `time`, `code`, `etype`, `action` and `msg`, which every event has; `?`: only where it applies. */
+  readonly fields: readonly string[];
+}
+
+const sessionFields = ['domain', 'userid', 'username', 'guestname?', 'msgid', 'msgArgs', 'protocol', 'nodeid'] as const;
+
+/**
+ * Every kind of event that this version emits, by the name of the function of {@link Events} that emits it.
+ * 10xx sessions, 11xx what did not become one, 20xx the server. `docs/reference/events.md` is held equal by a test.
+ */
+export const eventKinds = {
+  sessionStarted: {
+    code: 'CPL-1001I',
+    description: 'Two halves were paired and forwarding starts.',
+    fields: sessionFields,
+  },
+  sessionEnded: {
+    code: 'CPL-1002I',
+    description: 'A session ended; carries its one outcome and its counters.',
+    fields: [
+      ...sessionFields,
+      'seconds',
+      'bytesin',
+      'bytesout',
+      'messagesin',
+      'messagesout',
+      'outcome',
+      'closedby',
+      'throttledms',
+      'recording?',
+    ],
+  },
+  halfRefused: {
+    code: 'CPL-1101W',
+    description: 'A half was refused before the upgrade; carries the true reason, which the peer is not told.',
+    fields: ['domain', 'id', 'address', 'userid?', 'nodeid?', 'reason', 'status'],
+  },
+  pairingRefused: {
+    code: 'CPL-1102W',
+    description: 'A half was closed instead of being paired; the halves that were there first are untouched.',
+    fields: ['domain', 'id', 'address', 'userid', 'nodeid', 'waitinguserid', 'reason', 'outcome', 'closecode'],
+  },
+  holdExpired: {
+    code: 'CPL-1103I',
+    description: 'A waiting half was closed because no mate came in time.',
+    fields: ['domain', 'id', 'address', 'userid', 'username', 'protocol', 'nodeid', 'outcome', 'heldms'],
+  },
+  protocolMismatch: {
+    code: 'CPL-1104W',
+    description: "The two halves named different protocols or devices; the user half's value counts.",
+    fields: ['domain', 'id', 'userid', 'field', 'uservalue', 'devicevalue'],
+  },
+  limitHit: {
+    code: 'CPL-1105W',
+    description: 'A limit was reached; repeated hits from one address before a session are counted into one event.',
+    fields: ['limit', 'count', 'address', 'domain?', 'id?', 'userid?'],
+  },
+  serverStarted: {
+    code: 'CPL-2001I',
+    description: 'The server started, with its event log open.',
+    fields: ['version', 'pid', 'listen', 'forwarder'],
+  },
+  serverStopped: {
+    code: 'CPL-2002I',
+    description: 'The server stopped in order; the event log closes after this event.',
+    fields: ['pid', 'reason', 'seconds'],
+  },
+  configurationReloaded: {
+    code: 'CPL-2003I',
+    description: 'A changed configuration was put into use.',
+    fields: ['changed'],
+  },
+  configurationReloadRefused: {
+    code: 'CPL-2004E',
+    description: 'A changed configuration has an error; the old one stays in use.',
+    fields: ['error'],
+  },
+  certificateReplaced: {
+    code: 'CPL-2005I',
+    description: 'New connections get a new TLS certificate; running sessions go on.',
+    fields: ['listen', 'fingerprint', 'notafter'],
+  },
+  listenerResting: {
+    code: 'CPL-2006E',
+    description: 'The listener rests because the process has no file descriptors left.',
+    fields: ['listen', 'reason'],
+  },
+  listenerRecovered: {
+    code: 'CPL-2007I',
+    description: 'The listener accepts connections again.',
+    fields: ['listen', 'restedms'],
+  },
+  forwarderSelfTestFailed: {
+    code: 'CPL-2008E',
+    description: "The native forwarder failed its start-up self-test and isn't used.",
+    fields: ['reason'],
+  },
+  portablePathInUse: {
+    code: 'CPL-2009W',
+    description: 'Messages are forwarded by the portable path, not by the native forwarder.',
+    fields: ['reason'],
+  },
+  eventsLost: {
+    code: 'CPL-2010E',
+    description: 'A sink could not take events for so long that some are missing from it; written once it works again.',
+    fields: ['sink', 'count'],
+  },
+} as const satisfies Record<string, EventKind>;
+
+export type EventName = keyof typeof eventKinds;
+
+/** Common fields of every event, in the order in which they are written. */
+export const commonFields = ['time', 'code', 'etype', 'action', 'msg'] as const;
+
+/** The level that a code's last letter stands for. */
+export function levelOf(code: string): 'info' | 'warn' | 'error' {
+  return code.endsWith('E') ? 'error' : code.endsWith('W') ? 'warn' : 'info';
+}

@@ -1,0 +1,319 @@
+import type { Clock } from '../core/clock.ts';
+import { type EventName, eventKinds } from './codes.ts';
+import { FanOut, type SinkFailureListener } from './fan-out.ts';
+import {
+  endFields,
+  type HalfRefusedFacts,
+  type HoldExpiredFacts,
+  type LimitHitFacts,
+  type PairingRefusedFacts,
+  type ProtocolMismatchFacts,
+  type SessionEndFacts,
+  type SessionFacts,
+  startFields,
+} from './fields.ts';
+import { LimitHits } from './limit-hits.ts';
+import { toSafeJson } from './safe-text.ts';
+import type { EventRecord, EventSink, EventValue } from './sink.ts';
+
+/** Longest string in an event, in UTF-16 units; longer ones are cut and end in an ellipsis. */
+const MAX_TEXT = 1_024;
+const LIMIT_WINDOW_MS = 10_000;
+
+export interface EventsOptions {
+  readonly clock: Clock;
+  readonly sinks: readonly EventSink[];
+  readonly onSinkFailure?: SinkFailureListener;
+}
+
+type Fields = Readonly<Record<string, EventValue | undefined>>;
+
+function clip(text: string): string {
+  return text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT - 1)}…` : text;
+}
+
+function clean(value: EventValue): EventValue {
+  if (typeof value === 'string') return clip(value);
+  if (typeof value === 'object') return value.map((item) => (typeof item === 'string' ? clip(item) : item));
+  return value;
+}
+
+/**
+ * The business events of the server: one function each (R30). None throws, none waits; whatever a sink does, the
+ * caller goes on (R32, fault 51).
+ */
+export class Events {
+  readonly #clock: Clock;
+  readonly #fanOut: FanOut;
+  readonly #counts = new Map<string, number>();
+  readonly #limitHits: LimitHits;
+  readonly #sweeper: NodeJS.Timeout;
+  #notMade = 0;
+
+  constructor(options: EventsOptions) {
+    this.#clock = options.clock;
+    for (const kind of Object.values(eventKinds)) this.#counts.set(kind.code, 0);
+    const lost = (sink: string, count: number) => this.eventsLost(sink, count);
+    this.#fanOut = new FanOut(options.sinks, options.onSinkFailure ?? (() => {}), lost);
+    this.#limitHits = new LimitHits(this.#clock, LIMIT_WINDOW_MS, (key, count) => this.#tellLimit(key, count));
+    this.#sweeper = setInterval(() => this.#limitHits.sweep(), LIMIT_WINDOW_MS).unref();
+  }
+
+  /** Events per code since the start, for `couplet_events_total{code}`; every known code is there, from 0. */
+  get counts(): ReadonlyMap<string, number> {
+    return this.#counts;
+  }
+
+  /**
+   * Failures per sink since the start, for `couplet_event_sink_failures_total{sink}`. `events` counts events that
+   * could not even be made (a fault in the server).
+   */
+  sinkFailures(): Map<string, number> {
+    return this.#fanOut.failures().set('events', this.#notMade);
+  }
+
+  /** R29. */
+  sessionStarted(facts: SessionFacts): void {
+    this.#emit('sessionStarted', () => startFields(facts));
+  }
+
+  /** R28, R29. */
+  sessionEnded(facts: SessionEndFacts): void {
+    this.#emit('sessionEnded', () => endFields(facts));
+  }
+
+  /** R8: the true reason stands here and nowhere else. */
+  halfRefused(facts: HalfRefusedFacts): void {
+    this.#emit('halfRefused', () => ({
+      etype: 'relay',
+      action: 'halfrefused',
+      domain: facts.domain,
+      id: facts.id,
+      address: facts.address,
+      userid: facts.userid,
+      nodeid: facts.nodeid,
+      reason: facts.reason,
+      status: facts.status,
+      msg: `Refused a half for session "${facts.id}" from ${facts.address}: ${facts.reason}`,
+    }));
+  }
+
+  /** R16, R17, R18. */
+  pairingRefused(facts: PairingRefusedFacts): void {
+    this.#emit('pairingRefused', () => ({
+      etype: 'relay',
+      action: 'pairingrefused',
+      domain: facts.domain,
+      id: facts.id,
+      address: facts.address,
+      userid: facts.userid,
+      nodeid: facts.nodeid,
+      waitinguserid: facts.waitingUserid,
+      reason: facts.reason,
+      outcome: facts.outcome,
+      closecode: facts.closeCode,
+      msg: `Refused to pair a half for session "${facts.id}" from ${facts.address}: ${facts.reason}`,
+    }));
+  }
+
+  /** R15. */
+  holdExpired(facts: HoldExpiredFacts): void {
+    this.#emit('holdExpired', () => ({
+      etype: 'relay',
+      action: 'holdexpired',
+      domain: facts.domain,
+      id: facts.id,
+      address: facts.address,
+      userid: facts.userid,
+      username: facts.username,
+      protocol: facts.protocol,
+      nodeid: facts.nodeid,
+      outcome: 'no-peer',
+      heldms: Math.round(facts.heldMs),
+      msg: `No mate came for session "${facts.id}" from ${facts.address} within ${Math.round(facts.heldMs)} ms`,
+    }));
+  }
+
+  /** R3. */
+  protocolMismatch(facts: ProtocolMismatchFacts): void {
+    this.#emit('protocolMismatch', () => ({
+      etype: 'relay',
+      action: 'protocolmismatch',
+      domain: facts.domain,
+      id: facts.id,
+      userid: facts.userid,
+      field: facts.field,
+      uservalue: String(facts.userValue),
+      devicevalue: String(facts.deviceValue),
+      msg: `The halves of session "${facts.id}" differ in ${facts.field}: user half "${facts.userValue}", device half "${facts.deviceValue}"; the user half's counts`,
+    }));
+  }
+
+  /** R26. Without a session id, repeated hits of one limit by one address are told together every 10 s. */
+  limitHit(facts: LimitHitFacts): void {
+    if (facts.id !== undefined) {
+      this.#tellLimit(facts, 1);
+      return;
+    }
+    this.#limitHits.hit(facts.limit, facts.address);
+  }
+
+  /** @param listen addresses that accept connections. */
+  serverStarted(facts: { version: string; pid: number; listen: readonly string[]; forwarder: string }): void {
+    this.#emit('serverStarted', () => ({
+      etype: 'server',
+      action: 'started',
+      ...facts,
+      msg: `Couplet ${facts.version} started on ${facts.listen.join(', ')}`,
+    }));
+  }
+
+  serverStopped(facts: { pid: number; reason: string; uptimeMs: number }): void {
+    const seconds = Math.floor(facts.uptimeMs / 1000);
+    this.#emit('serverStopped', () => ({
+      etype: 'server',
+      action: 'stopped',
+      pid: facts.pid,
+      reason: facts.reason,
+      seconds,
+      msg: `Couplet stopped after ${seconds} second(s): ${facts.reason}`,
+    }));
+  }
+
+  /** R40. @param changed names of settings, never their values. */
+  configurationReloaded(changed: readonly string[]): void {
+    this.#emit('configurationReloaded', () => ({
+      etype: 'server',
+      action: 'configurationreloaded',
+      changed,
+      msg: `Configuration reloaded; changed: ${changed.length > 0 ? changed.join(', ') : 'nothing'}`,
+    }));
+  }
+
+  /** R40. @param error the one-line message of the CoupletError. */
+  configurationReloadRefused(error: string): void {
+    this.#emit('configurationReloadRefused', () => ({
+      etype: 'server',
+      action: 'configurationreloadrefused',
+      error,
+      msg: `Configuration not reloaded, the old one stays in use: ${error}`,
+    }));
+  }
+
+  /** R40. @param facts.fingerprint SHA-256 of the certificate. @param facts.notAfterMs end of its validity, epoch ms. */
+  certificateReplaced(facts: { listen: string; fingerprint: string; notAfterMs: number }): void {
+    this.#emit('certificateReplaced', () => {
+      const notafter = new Date(facts.notAfterMs).toISOString();
+      return {
+        etype: 'server',
+        action: 'certificatereplaced',
+        listen: facts.listen,
+        fingerprint: facts.fingerprint,
+        notafter,
+        msg: `Certificate of ${facts.listen} replaced by ${facts.fingerprint}, valid until ${notafter}`,
+      };
+    });
+  }
+
+  /** R41. @param facts.reason the error's name, `EMFILE` or `ENFILE`. */
+  listenerResting(facts: { listen: string; reason: string }): void {
+    this.#emit('listenerResting', () => ({
+      etype: 'server',
+      action: 'listenerresting',
+      ...facts,
+      msg: `Listener ${facts.listen} rests: ${facts.reason}`,
+    }));
+  }
+
+  /** R41. */
+  listenerRecovered(facts: { listen: string; restedMs: number }): void {
+    this.#emit('listenerRecovered', () => ({
+      etype: 'server',
+      action: 'listenerrecovered',
+      listen: facts.listen,
+      restedms: Math.round(facts.restedMs),
+      msg: `Listener ${facts.listen} accepts again after ${Math.round(facts.restedMs)} ms`,
+    }));
+  }
+
+  forwarderSelfTestFailed(reason: string): void {
+    this.#emit('forwarderSelfTestFailed', () => ({
+      etype: 'server',
+      action: 'forwarderselftestfailed',
+      reason,
+      msg: `The native forwarder failed its self-test: ${reason}`,
+    }));
+  }
+
+  portablePathInUse(reason: string): void {
+    this.#emit('portablePathInUse', () => ({
+      etype: 'server',
+      action: 'portablepathinuse',
+      reason,
+      msg: `Messages take the portable path: ${reason}`,
+    }));
+  }
+
+  /** What a sink missed is itself on record, also in that sink. */
+  eventsLost(sink: string, count: number): void {
+    this.#emit('eventsLost', () => ({
+      etype: 'server',
+      action: 'eventslost',
+      sink,
+      count,
+      msg: `${count} event(s) lost by the sink ${sink}`,
+    }));
+  }
+
+  /**
+   * Resolves when every event emitted so far is on stable storage in each sink that can promise it; rejects where one
+   * cannot. Strict mode waits for it before the first relayed byte (R32); the caller brings its own deadline.
+   */
+  async flushDurable(): Promise<void> {
+    await this.#fanOut.flushDurable();
+  }
+
+  /**
+   * Tells what is still counted, then closes the sinks.
+   * @param deadlineMs a sink that has not closed by then is given up on and counted as failed.
+   */
+  async close(deadlineMs = 5_000): Promise<void> {
+    clearInterval(this.#sweeper);
+    this.#limitHits.sweep(true);
+    await this.#fanOut.close(deadlineMs);
+  }
+
+  #tellLimit(facts: LimitHitFacts, count: number): void {
+    this.#emit('limitHit', () => ({
+      etype: 'relay',
+      action: 'limithit',
+      limit: facts.limit,
+      count,
+      address: facts.address,
+      domain: facts.domain,
+      id: facts.id,
+      userid: facts.userid,
+      msg: `Limit ${facts.limit} reached by ${facts.address === '' ? 'several addresses' : facts.address}, ${count} time(s)`,
+    }));
+  }
+
+  #emit(name: EventName, makeFields: () => Fields): void {
+    const { code } = eventKinds[name];
+    let event: EventRecord;
+    let json: string;
+    try {
+      const record: Record<string, EventValue> = { time: new Date(this.#clock.nowMs()).toISOString(), code };
+      for (const [field, value] of Object.entries(makeFields())) {
+        if (value !== undefined) record[field] = clean(value);
+      }
+      event = record as unknown as EventRecord;
+      json = toSafeJson(event);
+      this.#counts.set(code, (this.#counts.get(code) ?? 0) + 1);
+    } catch (error) {
+      this.#notMade++;
+      this.#fanOut.tell('events', error);
+      return;
+    }
+    this.#fanOut.hand(event, json);
+  }
+}

@@ -1,0 +1,133 @@
+import { randomBytes } from 'node:crypto';
+import { chmod, type FileHandle, mkdir, readdir, stat, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Clock } from '../../core/clock.ts';
+import { CoupletError } from '../../core/errors.ts';
+import {
+  createWhole,
+  eventFileName,
+  type FileRecord,
+  type Head,
+  isTemporary,
+  listEventFiles,
+  readHead,
+} from '../event-file.ts';
+import { type ChainKey, HashChain } from '../hash-chain.ts';
+import { noteHeads, readHeads } from '../heads.ts';
+
+/** A temporary file this old was left by a process that is gone. */
+const STALE_MS = 60 * 60 * 1000;
+
+/** What a process needs to open event files; `boot` is new for each process. */
+export interface FolderContext {
+  readonly folder: string;
+  readonly key: ChainKey;
+  readonly clock: Clock;
+  readonly boot: string;
+}
+
+/** An event file that this process writes. */
+export interface OpenEventFile {
+  readonly number: number;
+  readonly handle: FileHandle;
+  readonly chain: HashChain;
+  bytes: number;
+}
+
+export function newBoot(): string {
+  return randomBytes(8).toString('hex');
+}
+
+export function recordJson(record: FileRecord): string {
+  return JSON.stringify(record);
+}
+
+export function timeOf(clock: Clock): string {
+  return new Date(clock.nowMs()).toISOString();
+}
+
+export function headOf(file: OpenEventFile, closed: boolean): Head {
+  return { file: file.number, line: file.chain.line, mac: file.chain.mac, closed };
+}
+
+/**
+ * Makes the events folder (0700) with an empty heads file, so that from now on a missing heads file means that
+ * somebody removed it. Throws CPL_EVENT_LOG where the folder cannot be used.
+ */
+export async function prepareFolder({ folder, key, clock }: FolderContext): Promise<void> {
+  try {
+    await mkdir(folder, { recursive: true, mode: 0o700 });
+    await chmod(folder, 0o700);
+    for (const name of (await readdir(folder)).filter(isTemporary)) {
+      const info = await stat(join(folder, name)).catch(() => undefined);
+      if (info !== undefined && info.mtimeMs < clock.nowMs() - STALE_MS) await unlink(join(folder, name));
+    }
+    // In this order: another process writes the heads file before its first event file.
+    const files = await listEventFiles(folder);
+    if (files.length === 0 && (await readHeads(folder, [key])).state === 'missing') await noteHeads(folder, key, []);
+  } catch (error) {
+    throw new CoupletError('CPL_EVENT_LOG', `${folder}: the event log cannot be opened: ${(error as Error).message}`, {
+      cause: error,
+      level: 'error',
+    });
+  }
+}
+
+/** The head that a new file must start with: that of the file before it, also where that one was deleted or cut. */
+async function headBefore(folder: string, file: number, noted: readonly Head[]): Promise<Head | null> {
+  if (file === 1) return null;
+  const before = file - 1;
+  const known = noted.find((head) => head.file === before);
+  const found = await readHead(folder, before);
+  const none: Head = { file: before, line: 0, mac: '', closed: false };
+  if (found === undefined) return known ?? none;
+  return known !== undefined && known.line > found.line ? known : found;
+}
+
+/**
+ * Creates the next event file with its opening line, durable and noted in the heads file, while an earlier file may
+ * still be written. The number is allocated by creating the file, so two processes on one folder never share one.
+ * Throws what the file system throws.
+ */
+export async function createEventFile(context: FolderContext): Promise<OpenEventFile> {
+  const { folder, key, clock, boot } = context;
+  for (let attempt = 0; attempt < 100; attempt++) {
+    const heads = await readHeads(folder, [key]);
+    const newest = Math.max(0, ...(await listEventFiles(folder)), ...heads.heads.map(({ file }) => file));
+    const number = newest + 1;
+    const previous = await headBefore(folder, number, heads.heads);
+    const chain = new HashChain(key);
+    const time = timeOf(clock);
+    const opening = { record: 'open', time, file: number, boot, pid: process.pid, keyid: key.id, previous } as const;
+    const line = chain.append(recordJson(opening));
+    const handle = await createWhole(folder, eventFileName(number), line);
+    if (handle === undefined) continue;
+    const file: OpenEventFile = { number, handle, chain, bytes: line.length };
+    try {
+      await noteAndRecord(context, file, [headOf(file, false)]);
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
+    return file;
+  }
+  throw new CoupletError('CPL_EVENT_LOG', `${folder}: no free number for an event file`);
+}
+
+/** Notes heads; if the heads file was tampered with meanwhile, that goes on record as a line of this file. */
+export async function noteAndRecord(
+  context: FolderContext,
+  file: OpenEventFile,
+  heads: readonly Head[],
+  write: (json: string) => Promise<void> | void = (json) => writeRecord(file, json),
+): Promise<void> {
+  const found = await noteHeads(context.folder, context.key, heads);
+  if (found.state === 'valid') return;
+  await write(recordJson({ record: 'heads', time: timeOf(context.clock), state: found.state, keyid: found.keyid }));
+}
+
+async function writeRecord(file: OpenEventFile, json: string): Promise<void> {
+  const line = file.chain.append(json);
+  await file.handle.writeFile(line);
+  file.bytes += line.length;
+}

@@ -1,0 +1,122 @@
+import { stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { CoupletError } from '../core/errors.ts';
+import { errorCode, eventFileName, eventFileNumber, listEventFiles } from './event-file.ts';
+import { createChainKey } from './hash-chain.ts';
+import { readHeads } from './heads.ts';
+import { type Claim, type Note, type Problem, verifyFile } from './verify-file.ts';
+
+export type { Note, Problem, ProblemKind } from './verify-file.ts';
+
+export interface VerifyReport {
+  readonly files: number;
+  readonly lines: number;
+  /** What no crash explains, by file and line; empty: the log is whole. */
+  readonly problems: readonly Problem[];
+  /** Torn last lines and files without a closing line. */
+  readonly notes: readonly Note[];
+}
+
+function byPlace(a: Problem | Note, b: Problem | Note): number {
+  if (a.file !== b.file) return a.file < b.file ? -1 : 1;
+  return a.line - b.line;
+}
+
+/**
+ * Verifies an event log (R31, fault 50): the folder with all its files and the heads file, or one file with what its
+ * folder vouches for of it. Memory does not grow with the log.
+ * @param keys 32 bytes each; more than one where the login key was changed.
+ * Throws CPL_AUDIT_NOT_FOUND where there is no event log, else what the file system throws.
+ */
+export async function verifyEventLog(path: string, keys: readonly Uint8Array[]): Promise<VerifyReport> {
+  try {
+    const chainKeys = keys.map(createChainKey);
+    if ((await stat(path)).isDirectory()) return await verifyFolder(path, chainKeys);
+    return await verifyOne(path, chainKeys);
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT') throw error;
+    throw new CoupletError('CPL_AUDIT_NOT_FOUND', `${path}: no such event file or folder`, { cause: error });
+  }
+}
+
+type Keys = Parameters<typeof readHeads>[1];
+
+async function verifyFolder(folder: string, keys: Keys): Promise<VerifyReport> {
+  // Heads first: the files can only have grown since, also under a running server.
+  const heads = await readHeads(folder, keys);
+  const files = await listEventFiles(folder);
+  if (files.length === 0 && heads.state === 'missing') {
+    throw new CoupletError('CPL_AUDIT_NOT_FOUND', `${folder}: holds no event files (events-*.jsonl)`);
+  }
+  const problems: Problem[] = [];
+  const notes: Note[] = [];
+  const headsProblem = {
+    valid: undefined,
+    missing: 'the heads file is missing',
+    invalid: 'the heads file was changed',
+    'other-key': `the heads file is signed with another key (id ${JSON.stringify(heads.keyid)}); give that key too`,
+  }[heads.state];
+  if (headsProblem !== undefined) problems.push({ file: heads.name, line: 1, kind: 'heads', text: headsProblem });
+
+  const claims = new Map<number, Claim[]>();
+  const claim = (made: Claim) => {
+    const others = claims.get(made.file);
+    if (others === undefined) claims.set(made.file, [made]);
+    else others.push(made);
+  };
+  for (const head of heads.heads) claim({ ...head, by: heads.name });
+  let lines = 0;
+  const keyids = new Set<string>();
+  const otherKeys: { file: string; line: number; keyid: string }[] = [];
+  // Newest first, because a file is vouched for by later ones only.
+  for (const file of files.toReversed()) {
+    const name = eventFileName(file);
+    const report = await verifyFile(join(folder, name), name, file, keys, claims.get(file) ?? []);
+    lines += report.lines;
+    problems.push(...report.problems);
+    notes.push(...report.notes);
+    report.claims.forEach(claim);
+    keyids.add(report.keyid);
+    for (const other of report.otherKeys) otherKeys.push({ file: name, ...other });
+  }
+  for (const { file, line, keyid } of otherKeys) {
+    if (keyids.has(keyid)) continue;
+    const text = `the server found the heads file signed with key id ${JSON.stringify(keyid)}, which no event file has`;
+    problems.push({ file, line, kind: 'heads', text });
+  }
+  const newest = Math.max(0, ...files, ...claims.keys());
+  const there = new Set(files);
+  const known = [...new Set([...files, ...claims.keys(), newest + 1])].sort((a, b) => a - b);
+  for (let file = 1; file <= newest; file++) {
+    if (there.has(file)) continue;
+    // A run that nobody vouches for is one problem, however long a planted file name makes it.
+    const last = claims.has(file) ? file : (known.find((other) => other > file) ?? file + 1) - 1;
+    problems.push(missing(file, last, claims.get(file)?.[0]));
+    file = last;
+  }
+  return { files: files.length, lines, problems: problems.sort(byPlace), notes: notes.sort(byPlace) };
+}
+
+function missing(first: number, last: number, by: Claim | undefined): Problem {
+  const vouched = by === undefined ? '' : `; ${by.by} vouches for its line ${by.line}`;
+  const text = first === last ? `the file is missing${vouched}` : `the files up to ${eventFileName(last)} are missing`;
+  return { file: eventFileName(first), line: 1, kind: 'missing-file', text };
+}
+
+async function verifyOne(path: string, keys: Keys): Promise<VerifyReport> {
+  const [folder, name] = [dirname(path), basename(path)];
+  const number = eventFileNumber(name);
+  const claims: Claim[] = [];
+  if (number !== undefined) {
+    const heads = await readHeads(folder, keys);
+    claims.push(...heads.heads.filter(({ file }) => file === number).map((head) => ({ ...head, by: heads.name })));
+    const files = await listEventFiles(folder);
+    for (const later of files.filter((file) => file > number)) {
+      const laterName = eventFileName(later);
+      const { claims: made } = await verifyFile(join(folder, laterName), laterName, later, keys, []);
+      claims.push(...made.filter(({ file }) => file === number));
+    }
+  }
+  const report = await verifyFile(path, name, number, keys, claims);
+  return { files: 1, lines: report.lines, problems: report.problems.sort(byPlace), notes: report.notes };
+}
