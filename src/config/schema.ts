@@ -1,0 +1,253 @@
+import { z } from 'zod';
+import {
+  address,
+  choice,
+  derivedWhole,
+  isNetwork,
+  isOrigin,
+  list,
+  maxTimerMs,
+  onOff,
+  optionalWords,
+  type SettingMeta,
+  settingRegistry,
+  table,
+  whole,
+  words,
+} from './setting.ts';
+
+/*
+ * Every setting stands here once. Flags, help texts, environment names, the checks of the file, the JSON Schema and
+ * docs/reference/config.md are made from this definition.
+ */
+
+const maxCount = 1_000_000_000;
+const maxRate = 1_000_000_000_000;
+const anyPath = /^[^\0]{1,4096}$/;
+const path = 'a path of 1 to 4096 characters';
+const reloadable = true;
+
+const server = z
+  .strictObject({
+    listen: address('127.0.0.1:8080', { about: 'Address of the relay endpoint.', flag: 'listen' }),
+    metricsListen: address('127.0.0.1:9464', {
+      about: 'Address of the metrics endpoint, `/metrics`.',
+      flag: 'metrics-listen',
+    }),
+    publicMetrics: onOff(false, { about: 'Serve `/metrics` on the relay endpoint as well.', flag: 'public-metrics' }),
+    drainMs: whole(60_000, 0, maxTimerMs, {
+      about: 'How long running sessions may go on after SIGTERM before they are closed with 1001.',
+      zero: 'no wait',
+      reloadable,
+    }),
+    trustedProxies: list(isNetwork, 'ADDRESS[/BITS],…', 'a list of addresses or networks, as 10.0.0.0/8', {
+      about: 'Proxies whose X-Forwarded-For header and PROXY protocol v2 are believed.',
+      flag: 'trusted-proxies',
+    }),
+    allowedOrigins: list(
+      isOrigin,
+      'ORIGIN,…',
+      'a list of origins, as https://example.org or https://example.org:8443, lower-case and without a path',
+      { about: "Origins besides the relay's own from which a login session may open a half.", flag: 'allowed-origins' },
+    ),
+    dataDir: words('data', anyPath, 'DIR', path, {
+      about: 'Folder of the event log and of the memory of single-use cookies.',
+      flag: 'data',
+    }),
+  })
+  .prefault({});
+
+const tls = z
+  .strictObject({
+    certFile: optionalWords(anyPath, 'FILE', path, {
+      about: 'Certificate chain in PEM form; with `tls.keyFile` it turns TLS on.',
+      flag: 'tls-cert',
+      reloadable,
+    }),
+    keyFile: optionalWords(anyPath, 'FILE', path, {
+      about: 'Private key of `tls.certFile` in PEM form, not encrypted.',
+      flag: 'tls-key',
+      reloadable,
+    }),
+  })
+  .prefault({});
+
+const auth = z
+  .strictObject({
+    loginKey: optionalWords(/^[0-9a-fA-F]{160}$/, 'HEX160', '160 hex digits', {
+      about: 'The login key that seals cookies. On the command line it is for tests: others can read it there.',
+      flag: 'login-key',
+      secret: true,
+    }),
+    loginKeyFile: optionalWords(anyPath, 'FILE', path, {
+      about: 'File that holds the login key as 160 hex digits; not together with `auth.loginKey`.',
+      flag: 'login-key-file',
+    }),
+    cookieEncoding: choice(['base64', 'hex'], 'base64', { about: 'How sealed cookies are written.' }),
+    defaultUser: optionalWords(/^[\x21-\x7e]{1,256}$/, 'NAME', '1 to 256 printable ASCII characters, no space', {
+      about: "Single-user installations: takes the place of both halves' user ids when they are compared.",
+      flag: 'default-user',
+    }),
+    allowNoUser: onOff(false, { about: 'Accept device cookies without a user, `{nouser: 1}`, that name their id.' }),
+    pendingMs: whole(5000, 1, maxTimerMs, {
+      about: 'How long authentication of an upgrade may take before it is answered with 503.',
+      reloadable,
+    }),
+  })
+  .prefault({});
+
+const relay = z
+  .strictObject({
+    holdMs: whole(30_000, 1, maxTimerMs, { about: 'How long the first half waits for its mate.', reloadable }),
+    highWaterBytes: whole(1_048_576, 1024, 1_073_741_824, {
+      about: 'Past this much buffered for a half, its mate is not read.',
+      reloadable,
+    }),
+    lowWaterBytes: derivedWhole(0, 1_073_741_823, {
+      about: 'The mate is read again once no more than this is buffered.',
+      derivedDefault: 'a quarter of `relay.highWaterBytes`',
+      reloadable,
+    }),
+    maxMessageBytes: whole(16_777_216, 1, maxTimerMs, {
+      about: 'Largest message; a larger one closes 1009.',
+      reloadable,
+    }),
+    pingSeconds: whole(0, 0, 2_147_483, { about: 'Interval of keepalive texts of type `ping`.', reloadable }),
+    pongSeconds: whole(0, 0, 2_147_483, { about: 'Interval of keepalive texts of type `pong`.', reloadable }),
+    wsPingSeconds: whole(60, 0, 2_147_483, {
+      about: 'Interval of WebSocket pings; a half that lets one go unanswered is dead.',
+      reloadable,
+    }),
+    stallMs: whole(120_000, 1, maxTimerMs, {
+      about: 'A half with a backlog that takes no byte for this long ends the session with `slow`.',
+      reloadable,
+    }),
+    lingerMs: whole(30_000, 1, maxTimerMs, {
+      about: 'How long a mate may take to drain after the other half closed cleanly.',
+      reloadable,
+    }),
+    signedIds: onOff(false, { about: 'Accept only session ids that `couplet token id` signed.' }),
+    strictSides: onOff(false, { about: 'Two user halves never pair, not even those of one user.' }),
+    idleMs: whole(0, 0, maxTimerMs, { about: 'No message either way for this long ends the session.', reloadable }),
+    maxSessionMs: whole(0, 0, maxTimerMs, { about: 'Longest session.', reloadable }),
+    sessionBytesPerSecond: whole(0, 0, maxRate, { about: 'Pace of a session, both directions together.', reloadable }),
+    userBytesPerSecond: whole(0, 0, maxRate, { about: 'Pace of all sessions of a user together.', reloadable }),
+    maxWaiting: whole(100_000, 0, maxCount, { about: 'Most waiting halves in all; one more gets 503.', reloadable }),
+    maxWaitingPerAddress: whole(1000, 0, maxCount, {
+      about: 'Most waiting halves of one address; one more gets 429.',
+      reloadable,
+    }),
+    maxSessionsPerUser: whole(0, 0, maxCount, {
+      about: 'Most running sessions of one user; one more gets 4429.',
+      reloadable,
+    }),
+    upgradesPerAddressPerSecond: whole(200, 0, maxCount, {
+      about: 'Most upgrade requests of one address in a second; one more gets 429.',
+      reloadable,
+    }),
+    forwarder: choice(['auto', 'native', 'portable'], 'auto', {
+      about:
+        'Which path messages take. `auto`: native where its start-up self-test passes, else portable; `native` does not start without it.',
+    }),
+  })
+  .prefault({});
+
+const messenger = z
+  .strictObject({
+    allowAnonymousDevice: onOff(false, {
+      about: 'In a user-to-device messenger session the device half may be unauthenticated.',
+    }),
+  })
+  .prefault({});
+
+const audit = z
+  .strictObject({
+    dir: optionalWords(anyPath, 'DIR', path, {
+      about: 'Folder of the event log.',
+      derivedDefault: '`events` in `server.dataDir`',
+    }),
+    maxFileBytes: whole(67_108_864, 0, maxCount, {
+      about: 'A new file of the event log begins once one has grown past this.',
+    }),
+  })
+  .prefault({});
+
+const log = z
+  .strictObject({
+    level: choice(['debug', 'info', 'warn', 'error'], 'info', {
+      about: 'Least level of the log lines on stdout.',
+      flag: 'log-level',
+      reloadable,
+    }),
+  })
+  .prefault({});
+
+/** The whole configuration as the file holds it; its keys are the settings' key paths. */
+export const configSchema = z
+  .strictObject({
+    server,
+    tls,
+    auth,
+    domains: table(
+      /^[A-Za-z0-9._-]{1,64}$/,
+      z.strictObject({}),
+      'a map of domain names (1 to 64 letters, digits, `.`, `_`, `-`) to {}',
+      {
+        about:
+          'Domains and their own settings, of which there are none yet. With directory `none` every domain is known.',
+      },
+    ),
+    directory: choice(['none'], 'none', { about: 'Where users and devices are kept.', flag: 'directory' }),
+    relay,
+    messenger,
+    audit,
+    log,
+  })
+  .describe('Configuration of couplet serve');
+
+type Parsed = z.output<typeof configSchema>;
+
+/** The configuration of a server: every default filled in, also those worked out from other settings. */
+export type Config = Omit<Parsed, 'relay' | 'audit'> & {
+  relay: Omit<Parsed['relay'], 'lowWaterBytes'> & { lowWaterBytes: number };
+  audit: Omit<Parsed['audit'], 'dir'> & { dir: string };
+};
+
+/** One setting, with all its names. */
+export interface Setting extends SettingMeta {
+  /** Key path in the file, `relay.maxMessageBytes`. */
+  readonly key: string;
+  /** Environment variable, `COUPLET_RELAY_MAX_MESSAGE_BYTES`. */
+  readonly env: string;
+  /** Flag with its dashes, `--relay-max-message-bytes`. */
+  readonly option: string;
+  /** The default as JSON value; `undefined` where there is none or it is derived. */
+  readonly initial: unknown;
+  readonly type: z.ZodType;
+}
+
+const breakWords = (key: string, by: string) => key.replaceAll('.', by).replace(/([a-z0-9])([A-Z])/g, `$1${by}$2`);
+
+function collect(shape: Record<string, z.ZodType>, prefix: string): Setting[] {
+  return Object.entries(shape).flatMap(([name, type]) => {
+    const key = prefix + name;
+    const meta = settingRegistry.get(type);
+    if (meta === undefined) {
+      const group = (type as z.ZodPrefault<z.ZodObject<Record<string, z.ZodType>>>).unwrap();
+      return collect(group.shape, `${key}.`);
+    }
+    const option = `--${meta.flag ?? breakWords(key, '-').toLowerCase()}`;
+    const initial = type instanceof z.ZodDefault ? type.def.defaultValue : undefined;
+    return [{ ...meta, key, env: `COUPLET_${breakWords(key, '_').toUpperCase()}`, option, initial, type }];
+  });
+}
+
+/** Every setting, in the order of the reference page. */
+export const settings: readonly Setting[] = collect(configSchema.shape, '');
+
+export const settingsByKey: ReadonlyMap<string, Setting> = new Map(settings.map((setting) => [setting.key, setting]));
+
+/** JSON Schema (draft 2020-12) of the configuration file. */
+export function configJsonSchema(): unknown {
+  return z.toJSONSchema(configSchema, { io: 'input' });
+}

@@ -1,0 +1,151 @@
+import { isIP } from 'node:net';
+import { z } from 'zod';
+
+/** What is known of one setting besides its zod type; kept in {@link settingRegistry}, beside the type. */
+export interface SettingMeta {
+  readonly description: string;
+  /** One phrase that ends "must be …", for errors and the reference page. */
+  readonly allowed: string;
+  /** How a text (environment, flag) becomes the value that the zod type checks. */
+  readonly form: 'text' | 'number' | 'boolean' | 'list' | 'object';
+  /** The value's name in help texts, `HOST:PORT`. */
+  readonly placeholder: string;
+  /** The flag's name without the dashes where it differs from the key path. */
+  readonly flag?: string;
+  /** True where SIGHUP applies a new value to the running server (R40). */
+  readonly reloadable: boolean;
+  /** True where the value must never be printed. */
+  readonly secret: boolean;
+  /** The default in words where it is worked out from other settings. */
+  readonly derivedDefault?: string;
+}
+
+export const settingRegistry = z.registry<SettingMeta>();
+
+/** What the definition of a setting says besides its type. */
+export interface SettingText {
+  readonly about: string;
+  readonly flag?: string;
+  readonly placeholder?: string;
+  readonly reloadable?: boolean;
+  readonly secret?: boolean;
+  readonly derivedDefault?: string;
+  /** What 0 means where a number may be 0; `off` unless told otherwise. */
+  readonly zero?: string;
+}
+
+/** The largest delay a Node.js timer takes (2^31 - 1 ms); a longer one would fire at once. */
+export const maxTimerMs = 2_147_483_647;
+
+function define<T extends z.ZodType>(
+  type: T,
+  form: SettingMeta['form'],
+  placeholder: string,
+  allowed: string,
+  text: SettingText,
+): T {
+  const described = type.describe(text.about);
+  settingRegistry.add(described, {
+    description: text.about,
+    allowed,
+    form,
+    placeholder: text.placeholder ?? placeholder,
+    reloadable: text.reloadable ?? false,
+    secret: text.secret ?? false,
+    ...(text.flag === undefined ? {} : { flag: text.flag }),
+    ...(text.derivedDefault === undefined ? {} : { derivedDefault: text.derivedDefault }),
+  });
+  return described;
+}
+
+/** A whole number from `min` to `max`; its unit stands in the setting's name. */
+export function whole(initial: number, min: number, max: number, text: SettingText) {
+  const zero = min === 0 ? ` (0: ${text.zero ?? 'off'})` : '';
+  const type = z.int().min(min).max(max).default(initial);
+  return define(type, 'number', 'N', `a whole number from ${min} to ${max}${zero}`, text);
+}
+
+/** A whole number without a default of its own: worked out from other settings once all are known. */
+export function derivedWhole(min: number, max: number, text: SettingText) {
+  return define(z.int().min(min).max(max).optional(), 'number', 'N', `a whole number from ${min} to ${max}`, text);
+}
+
+export function onOff(initial: boolean, text: SettingText) {
+  return define(z.boolean().default(initial), 'boolean', 'true|false', 'true or false', text);
+}
+
+export function choice<const T extends readonly [string, ...string[]]>(
+  values: T,
+  initial: T[number],
+  text: SettingText,
+) {
+  const type = z.enum(values).default(initial as never);
+  const allowed = values.length === 1 ? `${values[0]}` : `one of ${values.join(', ')}`;
+  return define(type, 'text', values.join('|'), allowed, text);
+}
+
+/** A text with a default. */
+export function words(initial: string, pattern: RegExp, placeholder: string, allowed: string, text: SettingText) {
+  return define(z.string().regex(pattern).default(initial), 'text', placeholder, allowed, text);
+}
+
+/** A text that may be absent. */
+export function optionalWords(pattern: RegExp, placeholder: string, allowed: string, text: SettingText) {
+  return define(z.string().regex(pattern).optional(), 'text', placeholder, allowed, text);
+}
+
+/** A host and a port, loopback by default; port 0 lets the system choose a free one. */
+export function address(initial: string, text: SettingText) {
+  const type = z
+    .string()
+    .regex(/:[0-9]{1,5}$/)
+    .refine((value) => parseListen(value) !== undefined)
+    .default(initial);
+  return define(type, 'text', 'HOST:PORT', 'HOST:PORT or [IPV6]:PORT with a port from 0 to 65535 (0: any free)', text);
+}
+
+/** A list; as text its elements are separated by commas, or it is a JSON array. */
+export function list(
+  element: (value: string) => boolean,
+  placeholder: string,
+  allowed: string,
+  text: SettingText,
+): z.ZodDefault<z.ZodArray<z.ZodString>> {
+  const type = z.array(z.string().refine(element)).default([]);
+  return define(type, 'list', placeholder, allowed, text);
+}
+
+/** A map of names to objects; as text it is JSON. */
+export function table<T extends z.ZodType>(
+  name: RegExp,
+  value: T,
+  allowed: string,
+  text: SettingText,
+): z.ZodDefault<z.ZodRecord<z.ZodString, T>> {
+  const type = z.record(z.string().regex(name), value).default({});
+  return define(type, 'object', 'JSON', allowed, text);
+}
+
+/** Takes `HOST:PORT` or `[IPV6]:PORT` apart; `undefined` where the text is neither. */
+export function parseListen(value: string): { readonly host: string; readonly port: number } | undefined {
+  const match = /^(?:\[([^\]]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})$/.exec(value);
+  if (match === null) return undefined;
+  const [, ipv6, name, digits] = match;
+  const port = Number(digits);
+  if (port > 65_535 || (ipv6 !== undefined && isIP(ipv6) !== 6)) return undefined;
+  return { host: (ipv6 ?? name)!, port };
+}
+
+/** True for an address or a network in CIDR form, `10.0.0.0/8` or `::1`. */
+export function isNetwork(value: string): boolean {
+  const [host, prefix, ...rest] = value.split('/');
+  const family = isIP(host!);
+  if (family === 0 || rest.length > 0) return false;
+  return prefix === undefined || (/^[0-9]{1,3}$/.test(prefix) && Number(prefix) <= (family === 4 ? 32 : 128));
+}
+
+/** True for what a browser sends in an Origin header, `https://host` or `https://host:8443`; never for `null`. */
+export function isOrigin(value: string): boolean {
+  if (!/^https?:\/\/[^/]+$/.test(value) || !URL.canParse(value)) return false;
+  return new URL(value).origin === value;
+}

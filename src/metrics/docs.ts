@@ -1,0 +1,61 @@
+import { argv, stdout } from 'node:process';
+import { pathToFileURL } from 'node:url';
+import { outcomes } from '../core/outcome.ts';
+import { createRelayMetrics } from './relay-metrics.ts';
+import type { MetricSources } from './sources.ts';
+
+const intro = `# Metrics
+
+Made from \`src/metrics/relay-metrics.ts\` by \`node --import tsx src/metrics/docs.ts > docs/reference/metrics.md\`; a test
+holds the two equal.
+
+Prometheus text on \`/metrics\` of \`server.metricsListen\` (default 127.0.0.1:9464). Everything is read from plain counters
+when it is scraped. No label carries a user, a device, an address or an id. Besides these there are prom-client's metrics
+of the process, \`process_…\` and \`nodejs_…\`.
+
+`;
+
+/** A table with its columns padded, as the formatter wants it. */
+function tableOf(rows: readonly (readonly string[])[]): string {
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |\n`;
+  const padded = rows.map((row) => line(row.map((cell, column) => cell.padEnd(widths[column]!))));
+  return [padded[0]!, line(widths.map((width) => '-'.repeat(width))), ...padded.slice(1)].join('');
+}
+
+/** Sources of a relay in which nothing has happened. */
+export const nothingYet: MetricSources = {
+  relay: () => ({
+    halvesWaiting: 0,
+    halvesPaired: 0,
+    sessions: [],
+    sessionsTotal: new Map(),
+    outcomes: Object.fromEntries(outcomes.map((outcome) => [outcome, 0])) as Record<(typeof outcomes)[number], number>,
+    refused: new Map(),
+    halfErrors: new Map(),
+  }),
+  forwarders: () => [],
+  throttledSeconds: () => 0,
+  server: () => ({ pendingUpgrades: 0, listenerResting: false, listenerRests: 0 }),
+  events: () => ({ events: new Map(), sinkFailures: new Map() }),
+  droppedLogLines: () => 0,
+};
+
+/** docs/reference/metrics.md as it must be. */
+export async function metricsReference(): Promise<string> {
+  const { registry } = createRelayMetrics(nothingYet, { version: '0', nodeVersion: '0' });
+  const types = new Map((await registry.getMetricsAsJSON()).map(({ name, type }) => [name, `${type}`]));
+  const rows = registry
+    .getMetricsAsArray()
+    .filter(({ name }) => name.startsWith('couplet_'))
+    .map((metric) => {
+      // prom-client keeps the label names on the metric, outside its typings.
+      const { labelNames } = metric as unknown as { labelNames: string[] };
+      const labels = labelNames.map((label) => `\`${label}\``).join(', ');
+      return [`\`${metric.name}\``, `${types.get(metric.name)}`, labels, metric.help];
+    })
+    .sort(([a], [b]) => (a! < b! ? -1 : 1));
+  return intro + tableOf([['metric', 'type', 'labels', 'meaning'], ...rows]);
+}
+
+if (argv[1] !== undefined && import.meta.url === pathToFileURL(argv[1]).href) stdout.write(await metricsReference());

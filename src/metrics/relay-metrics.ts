@@ -1,0 +1,112 @@
+import type { Registry } from 'prom-client';
+import { outcomes } from '../core/outcome.ts';
+import { createRegistry, type Sample } from './registry.ts';
+import type { BuildInfo, ForwardingTotals, MetricSources } from './sources.ts';
+
+/** The relay's metrics: scraped through `registry`, with two observers that are called once in a session. */
+export interface RelayMetrics {
+  readonly registry: Registry;
+  /** The text of a scrape and its content type. */
+  scrape(): Promise<{ readonly body: string; readonly contentType: string }>;
+  /** Seconds from the first half's arrival to its mate's. */
+  observePairing(seconds: number): void;
+  /** Seconds from pairing to close. */
+  observeSession(seconds: number): void;
+}
+
+const pairingBuckets = [0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30];
+const sessionBuckets = [1, 10, 60, 300, 900, 3600, 14_400, 43_200, 86_400];
+const bothWays = ['user_to_device', 'device_to_user'] as const;
+
+/**
+ * Defines every metric of the contract that exists. Names are relied on outside: change none. The function and the page
+ * docs/reference/metrics.md are held equal by a test.
+ */
+export function createRelayMetrics(sources: MetricSources, build: BuildInfo): RelayMetrics {
+  const { registry, counter, gauge, histogram } = createRegistry();
+  const relay = () => sources.relay();
+  const total = (read: (totals: ForwardingTotals) => number) => {
+    let sum = 0;
+    for (const { totals } of sources.forwarders()) sum += read(totals);
+    return sum;
+  };
+
+  gauge('couplet_halves', 'Admitted halves now, by state.', ['state'], () => [
+    [['waiting'], relay().halvesWaiting],
+    [['paired'], relay().halvesPaired],
+  ]);
+  gauge('couplet_sessions', 'Running sessions now, by protocol number.', ['protocol', 'recorded'], () =>
+    Array.from(relay().sessions, ({ protocol, recorded, count }) => [[protocol, recorded], count]),
+  );
+  counter('couplet_sessions_total', 'Sessions since start, by protocol number.', ['protocol'], () =>
+    byLabel(relay().sessionsTotal),
+  );
+  counter('couplet_session_outcomes_total', 'Rendezvous that ended, by outcome.', ['outcome'], () => {
+    const counts = relay().outcomes;
+    return outcomes.map((outcome) => [[outcome], counts[outcome]]);
+  });
+  counter('couplet_refused_total', 'Halves refused and limits hit, by reason.', ['reason'], () =>
+    byLabel(relay().refused),
+  );
+  counter('couplet_half_errors_total', 'Halves that broke a rule or whose connection broke.', ['reason'], () =>
+    byLabel(relay().halfErrors),
+  );
+
+  counter('couplet_relayed_bytes_total', 'Payload bytes forwarded.', ['direction'], () => [
+    [[bothWays[0]], total((totals) => totals.bytesUserToDevice)],
+    [[bothWays[1]], total((totals) => totals.bytesDeviceToUser)],
+  ]);
+  counter('couplet_relayed_messages_total', 'Messages forwarded.', ['direction'], () => [
+    [[bothWays[0]], total((totals) => totals.messagesUserToDevice)],
+    [[bothWays[1]], total((totals) => totals.messagesDeviceToUser)],
+  ]);
+  counter('couplet_flow_pauses_total', 'Times a half was not read because its mate was slow.', [], () => [
+    [[], total((totals) => totals.flowPauses)],
+  ]);
+  counter('couplet_flow_paused_seconds_total', 'Seconds in which halves were not read for that reason.', [], () => [
+    [[], total((totals) => totals.flowPausedSeconds)],
+  ]);
+  gauge('couplet_buffered_bytes', 'Bytes buffered for receivers now.', [], () => [
+    [[], total((totals) => totals.bufferedBytes)],
+  ]);
+  counter('couplet_throttled_seconds_total', 'Seconds in which pacing or flow control held reading back.', [], () => [
+    [[], sources.throttledSeconds()],
+  ]);
+  gauge('couplet_forwarder_info', 'Paths that messages take, 1 for each in use.', ['kind'], () =>
+    Array.from(sources.forwarders(), ({ kind }) => [[kind], 1]),
+  );
+
+  gauge('couplet_pending_upgrades', 'Upgrade requests being authenticated now.', [], () => [
+    [[], sources.server().pendingUpgrades],
+  ]);
+  gauge('couplet_listener_resting', '1 while the listener rests for want of file descriptors.', [], () => [
+    [[], sources.server().listenerResting ? 1 : 0],
+  ]);
+  counter('couplet_listener_rests_total', 'Times the listener rested for want of file descriptors.', [], () => [
+    [[], sources.server().listenerRests],
+  ]);
+
+  counter('couplet_events_total', 'Audit events, by code.', ['code'], () => byLabel(sources.events().events));
+  counter('couplet_event_sink_failures_total', 'Events that a sink failed to take.', ['sink'], () =>
+    byLabel(sources.events().sinkFailures),
+  );
+  counter('couplet_log_lines_dropped_total', 'Log lines lost to a slow reader or a full disk.', [], () => [
+    [[], sources.droppedLogLines()],
+  ]);
+  gauge('couplet_build_info', '1, with the version of Couplet and of Node.js.', ['version', 'node_version'], () => [
+    [[build.version, build.nodeVersion], 1],
+  ]);
+
+  const observePairing = histogram(
+    'couplet_pairing_seconds',
+    "Seconds from a waiting half's arrival to its mate's.",
+    pairingBuckets,
+  );
+  const observeSession = histogram('couplet_session_seconds', 'Seconds from pairing to close.', sessionBuckets);
+  const scrape = async () => ({ body: await registry.metrics(), contentType: registry.contentType });
+  return { registry, scrape, observePairing, observeSession };
+}
+
+function byLabel(counts: ReadonlyMap<string | number, number>): Sample[] {
+  return Array.from(counts, ([label, count]) => [[label], count]);
+}

@@ -1,0 +1,67 @@
+import type { Outcome } from '../core/outcome.ts';
+
+/*
+ * Where the numbers come from. The relay keeps plain counters; these shapes are read when Prometheus scrapes, so a
+ * message costs no more than the counters themselves. `compose.ts` passes the implementations.
+ */
+
+/** Counters of rendezvous and sessions. Every `Map` counts since start unless it says otherwise. */
+export interface RelayCounters {
+  /** Halves now, by state. */
+  readonly halvesWaiting: number;
+  readonly halvesPaired: number;
+  /** Running sessions now. */
+  readonly sessions: Iterable<{ readonly protocol: number; readonly recorded: boolean; readonly count: number }>;
+  /** By protocol number (R3). */
+  readonly sessionsTotal: ReadonlyMap<number, number>;
+  readonly outcomes: Readonly<Record<Outcome, number>>;
+  /** By the reason's word (R26 and the refusals of R1 to R14). */
+  readonly refused: ReadonlyMap<string, number>;
+  readonly halfErrors: ReadonlyMap<string, number>;
+}
+
+/** Sums over all pairs since start; the forwarders' totals have this shape. */
+export interface ForwardingTotals {
+  readonly bytesUserToDevice: number;
+  readonly bytesDeviceToUser: number;
+  readonly messagesUserToDevice: number;
+  readonly messagesDeviceToUser: number;
+  readonly flowPauses: number;
+  readonly flowPausedSeconds: number;
+  /** Bytes buffered for receivers now. */
+  readonly bufferedBytes: number;
+}
+
+export interface ServerCounters {
+  /** Upgrade requests whose authentication is under way now. */
+  readonly pendingUpgrades: number;
+  /** True while the listener rests for want of file descriptors (R41). */
+  readonly listenerResting: boolean;
+  readonly listenerRests: number;
+}
+
+export interface EventCounters {
+  /** Events since start by code, `CPL-1001I`. */
+  readonly events: ReadonlyMap<string, number>;
+  /** Failures since start by sink. */
+  readonly sinkFailures: ReadonlyMap<string, number>;
+}
+
+/** Each function is called once in a scrape and reads, never computes. */
+export interface MetricSources {
+  relay(): RelayCounters;
+  /** Every forwarder in use: native, portable, or both where some mates are not sockets of the relay. */
+  forwarders(): Iterable<{ readonly kind: 'native' | 'portable'; readonly totals: ForwardingTotals }>;
+  /** Seconds in which pacing or flow control held reading back, all sessions, both directions (R26). */
+  throttledSeconds(): number;
+  server(): ServerCounters;
+  events(): EventCounters;
+  /** Log lines lost since start, see the logger's `droppedLines`. */
+  droppedLogLines(): number;
+}
+
+/** What the process is, for `couplet_build_info`. */
+export interface BuildInfo {
+  readonly version: string;
+  readonly nodeVersion: string;
+}

@@ -1,0 +1,63 @@
+import { outcomes } from '../../src/core/outcome.ts';
+import type { MetricSources } from '../../src/metrics/sources.ts';
+
+const noTotals = {
+  bytesUserToDevice: 0,
+  bytesDeviceToUser: 0,
+  messagesUserToDevice: 0,
+  messagesDeviceToUser: 0,
+  flowPauses: 0,
+  flowPausedSeconds: 0,
+  bufferedBytes: 0,
+};
+
+/** Sources in which every counter has a value of its own; `counters` may be changed between scrapes. */
+export function busySources() {
+  const counters = {
+    halvesWaiting: 3,
+    halvesPaired: 4,
+    sessions: [{ protocol: 1, recorded: false, count: 2 }],
+    sessionsTotal: new Map([
+      [1, 7],
+      [5, 1],
+    ]),
+    outcomes: { ...Object.fromEntries(outcomes.map((outcome) => [outcome, 0])), normal: 5 } as Record<
+      (typeof outcomes)[number],
+      number
+    >,
+    refused: new Map([['rate', 9]]),
+    halfErrors: new Map([['reset', 2]]),
+  };
+  const native = {
+    ...noTotals,
+    bytesUserToDevice: 100,
+    bytesDeviceToUser: 200,
+    messagesUserToDevice: 30,
+    messagesDeviceToUser: 40,
+    flowPauses: 50,
+    flowPausedSeconds: 6,
+    bufferedBytes: 70,
+  };
+  const portable = {
+    ...noTotals,
+    bytesUserToDevice: 10,
+    bytesDeviceToUser: 20,
+    messagesUserToDevice: 3,
+    messagesDeviceToUser: 4,
+    flowPauses: 5,
+    flowPausedSeconds: 0.5,
+    bufferedBytes: 7,
+  };
+  return {
+    counters,
+    relay: () => counters,
+    forwarders: () => [
+      { kind: 'native', totals: native },
+      { kind: 'portable', totals: portable },
+    ],
+    throttledSeconds: () => 8.25,
+    server: () => ({ pendingUpgrades: 12, listenerResting: true, listenerRests: 13 }),
+    events: () => ({ events: new Map([['CPL-1001I', 14]]), sinkFailures: new Map([['json-lines', 15]]) }),
+    droppedLogLines: () => 16,
+  } satisfies MetricSources & { counters: unknown };
+}

@@ -1,0 +1,74 @@
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+/** The rules of the relay's specification, R1 to R42. */
+const rules = Array.from({ length: 42 }, (_, index) => `R${index + 1}`);
+
+/** Rules that nothing can hold yet, because their part is not built. Each issue shortens this list. */
+const notYet: ReadonlyMap<string, string> = new Map(
+  ['R33', 'R34', 'R35', 'R36', 'R37', 'R38'].map((rule) => [rule, 'there is no recording']),
+);
+
+/** Names of tests in a text: the first argument of `test(`, `it(` and `suite(`, but not of `.skip(` and `.todo(`. */
+function testNames(text: string): string[] {
+  const call = /(?:^|[^\w$])(?:test|it|suite|describe)(?:\.only)?\(\s*(['"`])((?:\\.|(?!\1)[\s\S])*)\1/g;
+  return Array.from(text.matchAll(call), (match) => match[2]!);
+}
+
+function rulesIn(names: readonly string[]): Set<string> {
+  return new Set(names.flatMap((name) => Array.from(name.matchAll(/\[(R[0-9]+)\]/g), (match) => match[1]!)));
+}
+
+/** What is wrong between the rules, the exceptions and the rules that tests name; a line each. */
+function complaints(held: ReadonlySet<string>, exceptions: ReadonlyMap<string, string>): string[] {
+  const untested = rules.filter((rule) => !held.has(rule) && !exceptions.has(rule));
+  const settled = [...exceptions.keys()].filter((rule) => held.has(rule));
+  const unknown = [...held, ...exceptions.keys()].filter((rule) => !rules.includes(rule));
+  return [
+    ...untested.map((rule) => `[${rule}] stands in no test's name`),
+    ...settled.map((rule) => `[${rule}] has a test now: take it off the list of exceptions`),
+    ...unknown.map((rule) => `[${rule}] is no rule`),
+  ];
+}
+
+const folder = fileURLToPath(new URL('.', import.meta.url));
+
+/** Shared suites lie in test/ beside the test files, so every file there is read, save this one. */
+function allTestNames(): string[] {
+  return readdirSync(folder, { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.ts') && file !== 'rules.test.ts')
+    .flatMap((file) => testNames(readFileSync(join(folder, file), 'utf8')));
+}
+
+test('every rule stands in the name of a test, save those whose part is not built', () => {
+  assert.deepEqual(complaints(rulesIn(allTestNames()), notYet), []);
+});
+
+test('a rule without a test, a settled exception and an unknown rule are found', () => {
+  const all = new Set(rules);
+  assert.deepEqual(complaints(all, new Map()), []);
+  const without = new Set(rules.filter((rule) => rule !== 'R7'));
+  assert.deepEqual(complaints(without, new Map()), ["[R7] stands in no test's name"]);
+  assert.deepEqual(complaints(without, new Map([['R7', 'x']])), []);
+  assert.equal(complaints(all, new Map([['R7', 'x']])).length, 1);
+  assert.deepEqual(complaints(new Set([...all, 'R43']), new Map()), ['[R43] is no rule']);
+});
+
+test('names are read in every form, and skipped tests do not count', () => {
+  const text = `
+    test('[R1] a', () => {});
+    test.only("[R2] b", () => {});
+    await t.test(\`[R3] \${kind} c\`, () => {});
+    test(
+      '[R4] [R5] it\\'s d', () => {});
+    test.skip('[R6] e', () => {});
+    test.todo('[R7] f');
+    // [R8] a comment
+    contest('[R9] g');
+    for (const x of y) it('[R10] h', () => {});
+  `;
+  assert.deepEqual([...rulesIn(testNames(text))], ['R1', 'R2', 'R3', 'R4', 'R5', 'R10']);
+});
