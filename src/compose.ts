@@ -1,0 +1,361 @@
+import { X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { Events } from './audit/events.ts';
+import type { EventSink } from './audit/sink.ts';
+import { openJsonLinesSink } from './audit/sinks/json-lines.ts';
+import { createLogSink } from './audit/sinks/log.ts';
+import { Admitter } from './auth/admission.ts';
+import { LoginKey } from './auth/keys.ts';
+import { SingleUseFile } from './auth/single-use.ts';
+import { Counters } from './compose/counters.ts';
+import { Decider } from './compose/decide.ts';
+import type { RelayHooks } from './compose/hooks.ts';
+import { observe } from './compose/observe.ts';
+import type { LoadedConfig } from './config/load.ts';
+import { planReload } from './config/reload.ts';
+import type { Config } from './config/schema.ts';
+import { parseListen } from './config/setting.ts';
+import { type Clock, systemClock } from './core/clock.ts';
+import { CoupletError } from './core/errors.ts';
+import { ensureFolder, ensureSecretFile } from './core/lifecycle.ts';
+import type { LogHandle } from './core/logger.ts';
+import { packageVersion } from './core/version.ts';
+import { type MetricsServer, serveMetrics } from './metrics/http.ts';
+import { createRelayMetrics, type RelayMetrics } from './metrics/relay-metrics.ts';
+import { loadNative, type NativeAddon } from './native/binding.ts';
+import type { Forwarder } from './relay/forwarder.ts';
+import { NativeForwarder } from './relay/native-forwarder.ts';
+import { PortableForwarder } from './relay/portable-forwarder.ts';
+import { Relay, type RelaySettings } from './relay/relay.ts';
+import { TrustedProxies } from './server/address.ts';
+import { Listener, type TlsFiles } from './server/app.ts';
+import { DescriptorWatch } from './server/descriptor-watch.ts';
+import { registerHttp } from './server/http.ts';
+import { RelayEndpoint } from './server/relay-endpoint.ts';
+import { selfTest } from './server/self-test.ts';
+
+/** From the first to the last close of a drain, milliseconds (R39). */
+const drainSpreadMs = 3000;
+
+/** What a server is made of besides its configuration. */
+export interface Surroundings {
+  readonly log: LogHandle;
+  readonly hooks?: RelayHooks;
+  readonly clock?: Clock;
+}
+
+/** `relay.*` and what else of the configuration the relay follows. */
+function relaySettings(config: Config): RelaySettings {
+  return { ...config.relay, defaultUser: config.auth.defaultUser ?? '' };
+}
+
+function tlsFiles({ tls }: Config): TlsFiles | undefined {
+  return tls.certFile === undefined || tls.keyFile === undefined
+    ? undefined
+    : { certFile: tls.certFile, keyFile: tls.keyFile };
+}
+
+/** The configured login key, else the one in the data folder, which is made where there is none (mode 0600). */
+export function loginKeyOf(loaded: LoadedConfig): LoginKey {
+  if (loaded.loginKey !== undefined) return LoginKey.parse(loaded.loginKey.toString('hex'));
+  const hex = ensureSecretFile(loaded.config.server.dataDir, 'login.key', () => `${LoginKey.generate().toHex()}\n`);
+  return LoginKey.parse(hex, `the login key file ${loaded.config.server.dataDir}/login.key`);
+}
+
+interface Path {
+  readonly addon: NativeAddon | undefined;
+  readonly forwarder: Forwarder;
+  /** Why messages do not go the native way; empty where they do. */
+  readonly portableBecause: string;
+}
+
+/** Chooses the messages' path: native where its self-test passes, else portable (`relay.forwarder`). */
+async function choosePath(config: Config, clock: Clock): Promise<Path> {
+  const wanted = config.relay.forwarder;
+  const { addon, error } = loadNative();
+  if (wanted === 'portable') {
+    return { addon, forwarder: new PortableForwarder(clock), portableBecause: 'relay.forwarder is portable' };
+  }
+  let fault = error;
+  if (addon !== undefined) {
+    const tls = tlsFiles(config);
+    fault = await selfTest(addon, undefined);
+    if (fault === '' && tls !== undefined) fault = await selfTest(addon, tls);
+    if (fault === '') return { addon, forwarder: new NativeForwarder(addon), portableBecause: '' };
+  }
+  if (wanted === 'native') {
+    throw new CoupletError('CPL_NATIVE', `relay.forwarder is native, and that does not work here: ${fault}`, {
+      level: 'error',
+    });
+  }
+  return { addon: undefined, forwarder: new PortableForwarder(clock), portableBecause: fault };
+}
+
+/** A running relay server. */
+export class Server {
+  readonly #log: LogHandle;
+  readonly #clock: Clock;
+  readonly #startedMs: number;
+  #loaded: LoadedConfig;
+  #relay!: Relay;
+  #events!: Events;
+  #listener!: Listener;
+  #endpoint!: RelayEndpoint;
+  #metrics!: RelayMetrics;
+  #metricsServer: MetricsServer | undefined;
+  #watch: DescriptorWatch | undefined;
+  #forwarder!: Forwarder;
+  #stopping: Promise<void> | undefined;
+  readonly #hurry = new AbortController();
+  #restingSinceMs: number | undefined;
+  #rests = 0;
+
+  private constructor(loaded: LoadedConfig, { log, clock = systemClock }: Surroundings) {
+    this.#loaded = loaded;
+    this.#log = log;
+    this.#clock = clock;
+    this.#startedMs = clock.monotonicMs();
+  }
+
+  /** Opens everything and accepts connections when it resolves. @throws CoupletError; then nothing is left open */
+  static async start(loaded: LoadedConfig, surroundings: Surroundings): Promise<Server> {
+    const server = new Server(loaded, surroundings);
+    await server.#start(surroundings.hooks ?? {});
+    return server;
+  }
+
+  /** `HOST:PORT` it listens on. */
+  get address(): string {
+    const { host } = parseListen(this.#loaded.config.server.listen)!;
+    return `${host.includes(':') ? `[${host}]` : host}:${this.#listener.port}`;
+  }
+
+  get port(): number {
+    return this.#listener.port;
+  }
+
+  get metricsAddress(): string {
+    const { host, port } = this.#metricsServer!;
+    return `${host.includes(':') ? `[${host}]` : host}:${port}`;
+  }
+
+  get tls(): boolean {
+    return tlsFiles(this.#loaded.config) !== undefined;
+  }
+
+  get relay(): Relay {
+    return this.#relay;
+  }
+
+  get forwarderKind(): 'native' | 'portable' {
+    return this.#forwarder.kind;
+  }
+
+  async #start(hooks: RelayHooks): Promise<void> {
+    const { config } = this.#loaded;
+    ensureFolder(config.server.dataDir);
+    const loginKey = loginKeyOf(this.#loaded);
+    const path = await choosePath(config, this.#clock);
+    this.#forwarder = path.forwarder;
+    const singleUse = new SingleUseFile({
+      path: `${config.server.dataDir}/single-use`,
+      clock: this.#clock,
+      onProblem: (problem) => this.#log.logger.error({ err: problem }, problem.message),
+    });
+    const counters = new Counters();
+    this.#events = await this.#openEvents(loginKey, hooks);
+    this.#metrics = createRelayMetrics(this.#sources(counters), {
+      version: packageVersion(),
+      nodeVersion: process.version,
+    });
+    const observer = observe(this.#events, counters, this.#metrics);
+    this.#relay = new Relay(relaySettings(config), path.forwarder, observer.relay, this.#clock);
+    const admitter = new Admitter({
+      loginKey,
+      cookieEncoding: config.auth.cookieEncoding,
+      clock: this.#clock,
+      singleUse,
+      allowNoUser: config.auth.allowNoUser,
+      signedIds: config.relay.signedIds,
+      anonymousDevice: config.messenger.allowAnonymousDevice,
+      routing: false,
+      knownDomain: () => true,
+    });
+    const decider = new Decider(admitter, hooks);
+    const proxies = new TrustedProxies(config.server.trustedProxies);
+    this.#endpoint = new RelayEndpoint({
+      relay: this.#relay,
+      addon: path.addon,
+      decide: (request) => decider.decide(request),
+      clientAddress: (claims) => proxies.clientAddress(claims),
+      pendingMs: () => this.#loaded.config.auth.pendingMs,
+      maxEarlyBytes: () => this.#loaded.config.relay.highWaterBytes,
+      accepting: () => this.#stopping === undefined,
+      refused: observer.refused,
+      limitHit: observer.upgradeLimitHit,
+      failed: (error) => this.#log.logger.error({ err: error }, 'an upgrade request could not be decided on'),
+    });
+    try {
+      await this.#open(config);
+    } catch (error) {
+      await this.#closeAll('could not start');
+      throw error;
+    }
+    this.#events.serverStarted({
+      version: packageVersion(),
+      pid: process.pid,
+      listen: [this.address],
+      forwarder: path.forwarder.kind,
+    });
+    if (path.portableBecause !== '') this.#tellPortable(config, path.portableBecause);
+  }
+
+  async #open(config: Config): Promise<void> {
+    const { host, port } = parseListen(config.server.listen)!;
+    const metrics = parseListen(config.server.metricsListen)!;
+    this.#metricsServer = await serveMetrics({
+      ...metrics,
+      scrape: () => this.#metrics.scrape(),
+      onError: (error) => this.#log.logger.error({ err: error }, 'the metrics could not be read'),
+    });
+    this.#listener = new Listener({
+      host,
+      port,
+      tls: tlsFiles(config),
+      register: (app, ssl) => {
+        this.#endpoint.register(app, ssl, this.#loaded.config.relay.maxMessageBytes);
+        registerHttp(app, {
+          notReady: () => this.#notReady(),
+          scrape: config.server.publicMetrics ? () => this.#metrics.scrape() : undefined,
+          failed: (error) => this.#log.logger.error({ err: error }, 'the metrics could not be read'),
+        });
+      },
+    });
+    this.#listener.listen();
+    this.#watch = new DescriptorWatch(
+      (reason) => this.#rest(reason),
+      () => this.#wake(),
+    );
+  }
+
+  async #openEvents(loginKey: LoginKey, hooks: RelayHooks): Promise<Events> {
+    const { config } = this.#loaded;
+    const sinks: EventSink[] = [
+      await openJsonLinesSink({
+        folder: config.audit.dir,
+        key: loginKey.derive('audit-chain').export(),
+        clock: this.#clock,
+        maxFileBytes: config.audit.maxFileBytes,
+      }),
+      createLogSink(this.#log.logger),
+    ];
+    const { onEvent } = hooks;
+    if (onEvent !== undefined) sinks.push({ name: 'hook', write: (event) => onEvent.call(hooks, event) });
+    return new Events({
+      clock: this.#clock,
+      sinks,
+      onSinkFailure: (sink, error) => this.#log.logger.error({ sink, err: error }, 'an event sink failed'),
+    });
+  }
+
+  #sources(counters: Counters): Parameters<typeof createRelayMetrics>[0] {
+    return {
+      relay: () => counters.read(this.#relay),
+      forwarders: () => [{ kind: this.#forwarder.kind, totals: this.#forwarder.totals() }],
+      throttledSeconds: () => this.#forwarder.totals().flowPausedSeconds,
+      server: () => ({
+        pendingUpgrades: this.#endpoint.pendingUpgrades,
+        listenerResting: this.#restingSinceMs !== undefined,
+        listenerRests: this.#rests,
+      }),
+      events: () => ({ events: this.#events.counts, sinkFailures: this.#events.sinkFailures() }),
+      droppedLogLines: () => this.#log.droppedLines(),
+    };
+  }
+
+  #tellPortable(config: Config, why: string): void {
+    if (config.relay.forwarder === 'auto') this.#events.forwarderSelfTestFailed(why);
+    this.#events.portablePathInUse(why);
+  }
+
+  #notReady(): string {
+    if (this.#stopping !== undefined) return 'draining';
+    if (this.#restingSinceMs !== undefined) return 'no file descriptors left';
+    return '';
+  }
+
+  #rest(reason: string): void {
+    this.#restingSinceMs = this.#clock.monotonicMs();
+    this.#rests++;
+    this.#listener.rest();
+    this.#events.listenerResting({ listen: this.address, reason });
+  }
+
+  #wake(): void {
+    const since = this.#restingSinceMs;
+    if (since === undefined || this.#stopping !== undefined) return;
+    try {
+      this.#listener.wake();
+    } catch (error) {
+      // Somebody else may have the port for a moment: the next look tries again.
+      this.#log.logger.error({ err: error }, 'the listener could not wake');
+      setTimeout(() => this.#wake(), 1000).unref();
+      return;
+    }
+    this.#restingSinceMs = undefined;
+    this.#events.listenerRecovered({ listen: this.address, restedMs: this.#clock.monotonicMs() - since });
+  }
+
+  /** R40: takes over what can change at run time; a certificate that does not work keeps the old one. */
+  reload(next: LoadedConfig): void {
+    const plan = planReload(this.#loaded, next);
+    if (plan.renewTls) {
+      const tls = tlsFiles(plan.running.config)!;
+      this.#listener.replaceCertificate(tls);
+    }
+    this.#loaded = plan.running;
+    this.#relay.configure(relaySettings(plan.running.config));
+    this.#log.setLevel(plan.running.config.log.level);
+    if (plan.needsRestart.length > 0) {
+      const keys = plan.needsRestart.map(({ key }) => key).join(', ');
+      this.#log.logger.warn({ keys }, `changed settings that count after a restart only: ${keys}`);
+    }
+    this.#events.configurationReloaded(plan.applies.map(({ key }) => key));
+    const tls = tlsFiles(plan.running.config);
+    if (plan.renewTls && tls !== undefined) {
+      const certificate = new X509Certificate(readFileSync(tls.certFile));
+      const notAfterMs = Date.parse(certificate.validTo);
+      this.#events.certificateReplaced({ listen: this.address, fingerprint: certificate.fingerprint256, notAfterMs });
+    }
+  }
+
+  /** R40: a reload that could not even be loaded. */
+  reloadRefused(error: CoupletError): void {
+    this.#log.logger.error({ err: error }, error.message);
+    this.#events.configurationReloadRefused(error.message);
+  }
+
+  /** R39: drains, closes, flushes. Asked again it skips the wait. Resolves when everything is closed. */
+  stop(reason: string): Promise<void> {
+    if (this.#stopping !== undefined) this.#hurry.abort();
+    this.#stopping ??= this.#stop(reason);
+    return this.#stopping;
+  }
+
+  async #stop(reason: string): Promise<void> {
+    this.#log.logger.info({ reason, sessions: this.#relay.sessionCount }, 'stopping');
+    this.#watch?.stop();
+    await this.#relay.drain(this.#loaded.config.server.drainMs, drainSpreadMs, this.#hurry.signal);
+    await this.#closeAll(reason);
+  }
+
+  async #closeAll(reason: string): Promise<void> {
+    this.#watch?.stop();
+    this.#listener?.close();
+    const uptimeMs = this.#clock.monotonicMs() - this.#startedMs;
+    this.#events.serverStopped({ pid: process.pid, reason, uptimeMs });
+    await this.#events.close();
+    await this.#metricsServer?.close();
+    if (this.#forwarder instanceof NativeForwarder) this.#forwarder.release();
+  }
+}

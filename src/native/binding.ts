@@ -1,0 +1,83 @@
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import { outcomes } from '../core/outcome.ts';
+
+/** What the addon exports (native/addon.cc). Ids are numbers that are never used twice. */
+export interface NativeAddon {
+  /** Stops reading an open uWebSockets.js WebSocket; 0 where it is closed already. Throws where it cannot be hooked. */
+  hold(ws: object, ssl: boolean): number;
+  isGone(halfId: number): boolean;
+  close(halfId: number, code: number, reason: string): void;
+  /** Bytes, milliseconds, bytes per second; 0 for off. Returns the pair's id, 0 where a half is gone. */
+  pair(
+    userId: number,
+    deviceId: number,
+    greeting: string,
+    highWaterBytes: number,
+    lowWaterBytes: number,
+    maxMessageBytes: number,
+    idleMs: number,
+    stallMs: number,
+    lingerMs: number,
+    pingMs: number,
+    hardClose: boolean,
+    bytesPerSecond: number,
+    userKey: string,
+    userBytesPerSecond: number,
+  ): number;
+  sendText(pairId: number, toUser: boolean, text: string): void;
+  end(pairId: number, outcome: number, code: number, reason: string, keepTail: boolean): void;
+  /** Fills bytes and messages by direction (user's first), throttled ms, buffered bytes; false where it is gone. */
+  statistics(pairId: number, into: Float64Array): boolean;
+  /** Fills bytes and messages by direction, flow pauses, throttled seconds, buffered bytes. */
+  totals(into: Float64Array): void;
+  /** Gives a held half back to uWebSockets.js; from then on `pause` and `resume` work on it. */
+  adopt(halfId: number): void;
+  pause(halfId: number): void;
+  resume(halfId: number): void;
+  /** To be called after uWebSockets.js wrote to a paused socket: a failed write makes it readable again. */
+  keepPaused(halfId: number): void;
+}
+
+/** Called outside every socket callback, exactly once for each pair; its statistics can still be read in the call. */
+export type PairEndListener = (pairId: number, outcome: number, closedBy: number, error: number) => void;
+
+/** Words for the addon's `HalfError`, in its order; labels of `couplet_half_errors_total`. */
+export const halfErrors = ['', 'protocol', 'too-big', 'broken', 'vanished', 'ping-timeout', 'stalled'] as const;
+
+/** Sides in the order of the addon's `ClosedBy`. */
+export const closers = ['user', 'device', 'relay'] as const;
+
+export { outcomes };
+
+type Loaded =
+  | { readonly addon: NativeAddon; readonly error: '' }
+  | { readonly addon: undefined; readonly error: string };
+
+const listeners = new Set<PairEndListener>();
+let loaded: Loaded | undefined;
+
+/**
+ * Loads the addon and lets it find the uWebSockets.js library, which must be loaded before. `error` tells in one line
+ * why native forwarding cannot work in this process.
+ */
+export function loadNative(): Loaded {
+  if (loaded !== undefined) return loaded;
+  const path = fileURLToPath(new URL('../../build/Release/couplet.node', import.meta.url));
+  try {
+    const addon = createRequire(import.meta.url)(path) as NativeAddon & { load(onEnd: PairEndListener): string };
+    const error = addon.load((pairId, outcome, closedBy, halfError) => {
+      for (const listener of listeners) listener(pairId, outcome, closedBy, halfError);
+    });
+    loaded = error === '' ? { addon, error: '' } : { addon: undefined, error };
+  } catch (cause) {
+    loaded = { addon: undefined, error: `the addon cannot be loaded: ${(cause as Error).message.split('\n')[0]}` };
+  }
+  return loaded;
+}
+
+/** Registers a listener for ends of native pairs; returns what takes it off again. */
+export function onNativePairEnd(listener: PairEndListener): () => void {
+  listeners.add(listener);
+  return () => listeners.delete(listener);
+}

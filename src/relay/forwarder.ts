@@ -1,0 +1,79 @@
+import type { Outcome } from '../core/outcome.ts';
+import type { HalfSocket, Side } from './half.ts';
+
+/** Bounds of one pair; bytes, milliseconds, bytes per second. 0 means off where a limit may be off. */
+export interface PairOptions {
+  /** Past this much buffered for a receiver its sender is not read (R23). */
+  readonly highWaterBytes: number;
+  /** The sender is read again once no more than this is buffered. */
+  readonly lowWaterBytes: number;
+  readonly maxMessageBytes: number;
+  /** No message either way for this long ends the session with `idle`. 0: off. */
+  readonly idleMs: number;
+  /** No byte written to a half that has a backlog for this long ends the session with `slow`. */
+  readonly stallMs: number;
+  /** How long a mate may take to drain after a clean close (R24). */
+  readonly lingerMs: number;
+  /** WebSocket ping interval (R21). 0: off. */
+  readonly pingMs: number;
+  /** Pacing (R26): bytes per second of the session, both directions together. 0: off. */
+  readonly bytesPerSecond: number;
+  /** Pacing shared by all sessions of a user: the user's id and rate. */
+  readonly userPace?: { readonly key: string; readonly bytesPerSecond: number };
+  /** `hd=1` on either half: TCP ends at once after tail and close frame. */
+  readonly hardClose: boolean;
+}
+
+/** Plain counters of one pair, read when the session ends or at scrape. */
+export interface PairStatistics {
+  readonly bytesUserToDevice: number;
+  readonly bytesDeviceToUser: number;
+  readonly messagesUserToDevice: number;
+  readonly messagesDeviceToUser: number;
+  /** Time in which reading was held back by flow control or pacing, both directions added. */
+  readonly throttledMs: number;
+  readonly bufferedBytes: number;
+}
+
+/** Why and by whom a pair ended; reported exactly once, when both halves have their tail or are gone (R28). */
+export interface PairEnd {
+  readonly outcome: Outcome;
+  readonly closedBy: Side | 'relay';
+  /** A word for `couplet_half_errors_total` where a half broke a rule or its connection broke; else empty. */
+  readonly error: string;
+  readonly statistics: PairStatistics;
+}
+
+/** Two paired halves, forwarding. */
+export interface ForwardedPair {
+  /** Queues a text message of the relay's own for one half, between its messages, uncounted (R20, R21). */
+  sendText(to: Side, text: string): void;
+  /** Ends the pair: both halves get this close code. `drain`: deliver what is buffered first (only for shutdown). */
+  end(outcome: Outcome, code: number, reason: string, drain?: boolean): void;
+  statistics(): PairStatistics;
+}
+
+/** Sums over all pairs since start; plain numbers read at scrape time. */
+export interface ForwarderTotals {
+  readonly bytesUserToDevice: number;
+  readonly bytesDeviceToUser: number;
+  readonly messagesUserToDevice: number;
+  readonly messagesDeviceToUser: number;
+  readonly flowPauses: number;
+  readonly flowPausedSeconds: number;
+  readonly bufferedBytes: number;
+}
+
+/** One of the two ways messages travel: in the addon, or in TypeScript. Both pass the same test suite. */
+export interface Forwarder {
+  readonly kind: 'native' | 'portable';
+  /** Starts forwarding between two held halves; `greeting` is the first text both receive (R20). */
+  pair(
+    user: HalfSocket,
+    device: HalfSocket,
+    greeting: string,
+    options: PairOptions,
+    onEnd: (end: PairEnd) => void,
+  ): ForwardedPair;
+  totals(): ForwarderTotals;
+}

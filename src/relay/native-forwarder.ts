@@ -1,0 +1,120 @@
+import type { Outcome } from '../core/outcome.ts';
+import { closers, halfErrors, type NativeAddon, onNativePairEnd, outcomes } from '../native/binding.ts';
+import type { ForwardedPair, Forwarder, ForwarderTotals, PairEnd, PairOptions, PairStatistics } from './forwarder.ts';
+import type { HalfSocket, Side } from './half.ts';
+
+/** A half's socket that the addon holds. */
+export interface NativeSocket extends HalfSocket {
+  /** The addon's id of the half. */
+  readonly nativeId: number;
+}
+
+const nothing: PairStatistics = {
+  bytesUserToDevice: 0,
+  bytesDeviceToUser: 0,
+  messagesUserToDevice: 0,
+  messagesDeviceToUser: 0,
+  throttledMs: 0,
+  bufferedBytes: 0,
+};
+
+const scratch = new Float64Array(7);
+
+/**
+ * Forwarding in the addon: paired sockets' frames never enter JavaScript. This class only opens and ends pairs and
+ * reads their counters; see native/flow.cc for the way of a message.
+ */
+export class NativeForwarder implements Forwarder {
+  readonly kind = 'native';
+  readonly #addon: NativeAddon;
+  readonly #ends = new Map<number, (end: PairEnd) => void>();
+  readonly #unsubscribe: () => void;
+  /** The addon counts for the whole process: what went before this forwarder (the self-test) is not its own. */
+  readonly #before = new Float64Array(7);
+
+  constructor(addon: NativeAddon) {
+    this.#addon = addon;
+    addon.totals(this.#before);
+    this.#unsubscribe = onNativePairEnd((pairId, outcome, closedBy, error) => {
+      const onEnd = this.#ends.get(pairId);
+      if (onEnd === undefined) return;
+      this.#ends.delete(pairId);
+      onEnd({
+        outcome: outcomes[outcome]!,
+        closedBy: closers[closedBy]!,
+        error: halfErrors[error]!,
+        statistics: this.#statistics(pairId),
+      });
+    });
+  }
+
+  pair(
+    user: HalfSocket,
+    device: HalfSocket,
+    greeting: string,
+    options: PairOptions,
+    onEnd: (end: PairEnd) => void,
+  ): ForwardedPair {
+    const addon = this.#addon;
+    const id = addon.pair(
+      (user as NativeSocket).nativeId,
+      (device as NativeSocket).nativeId,
+      greeting,
+      options.highWaterBytes,
+      options.lowWaterBytes,
+      options.maxMessageBytes,
+      options.idleMs,
+      options.stallMs,
+      options.lingerMs,
+      options.pingMs,
+      options.hardClose,
+      options.bytesPerSecond,
+      options.userPace?.key ?? '',
+      options.userPace?.bytesPerSecond ?? 0,
+    );
+    if (id === 0) {
+      // A half went between the last look at it and now; the other one is still held.
+      for (const socket of [user, device]) socket.close(4502, 'peer connection lost');
+      queueMicrotask(() => onEnd({ outcome: 'peer-error', closedBy: 'relay', error: 'broken', statistics: nothing }));
+    } else {
+      this.#ends.set(id, onEnd);
+    }
+    return {
+      sendText: (to: Side, text: string) => addon.sendText(id, to === 'user', text),
+      end: (outcome: Outcome, code: number, reason: string, drain = false) =>
+        addon.end(id, outcomes.indexOf(outcome), code, reason, drain),
+      statistics: () => this.#statistics(id),
+    };
+  }
+
+  #statistics(pairId: number): PairStatistics {
+    if (!this.#addon.statistics(pairId, scratch)) return nothing;
+    return {
+      bytesUserToDevice: scratch[0]!,
+      bytesDeviceToUser: scratch[1]!,
+      messagesUserToDevice: scratch[2]!,
+      messagesDeviceToUser: scratch[3]!,
+      throttledMs: scratch[4]!,
+      bufferedBytes: scratch[5]!,
+    };
+  }
+
+  totals(): ForwarderTotals {
+    this.#addon.totals(scratch);
+    const since = (index: number) => scratch[index]! - this.#before[index]!;
+    return {
+      bytesUserToDevice: since(0),
+      bytesDeviceToUser: since(1),
+      messagesUserToDevice: since(2),
+      messagesDeviceToUser: since(3),
+      flowPauses: since(4),
+      flowPausedSeconds: since(5),
+      bufferedBytes: scratch[6]!,
+    };
+  }
+
+  /** Stops listening for ends; only for a relay whose pairs are all over. */
+  release(): void {
+    this.#unsubscribe();
+  }
+}

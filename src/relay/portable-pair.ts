@@ -1,0 +1,344 @@
+import type { Clock } from '../core/clock.ts';
+import type { Outcome } from '../core/outcome.ts';
+import { closeCodes } from '../protocol/close-codes.ts';
+import type { PairEnd, PairOptions, PairStatistics } from './forwarder.ts';
+import type { Side } from './half.ts';
+import type { PortableForwarder, PortableReceiver, PortableSocket, SocketEnd } from './portable-forwarder.ts';
+
+/** A token bucket, bytes; may go below zero by one read. */
+export class Pace {
+  readonly #bytesPerSecond: number;
+  readonly #clock: Clock;
+  #tokens = 0;
+  #filledMs: number;
+
+  constructor(bytesPerSecond: number, clock: Clock) {
+    this.#bytesPerSecond = bytesPerSecond;
+    this.#clock = clock;
+    this.#filledMs = clock.monotonicMs();
+  }
+
+  charge(bytes: number): void {
+    this.#tokens -= bytes;
+  }
+
+  get spent(): boolean {
+    const now = this.#clock.monotonicMs();
+    const filled = this.#tokens + (this.#bytesPerSecond * (now - this.#filledMs)) / 1000;
+    this.#tokens = Math.min(filled, this.#bytesPerSecond / 4);
+    this.#filledMs = now;
+    return this.#tokens < 0;
+  }
+}
+
+/** One socket read may come on top of the high-water mark and one message (R23). */
+const readBytes = 524_288;
+
+/**
+ * From a half's close to the end of its connection; HalfSocket.close() keeps its own deadline of 2 s, this one catches
+ * a socket that does not report its end.
+ */
+const closeMs = 3000;
+
+/** `draining`: its close waits for its queue; `closing`: its close frame is out; `gone`: its socket is closed. */
+type Stage = 'open' | 'draining' | 'closing' | 'gone';
+
+class End {
+  stage: Stage = 'open';
+  queue: { readonly data: ArrayBuffer | string; readonly isBinary: boolean }[] = [];
+  queuedBytes = 0;
+  bytes = 0;
+  messages = 0;
+  /** Whether this half is not read, for its mate's backlog or for a pace. */
+  flowPaused = false;
+  pacePaused = false;
+  pausedSinceMs = 0;
+  /** Milliseconds in ticks, so that an event loop that stood still does not count as silence. */
+  silentMs = 0;
+  pingMs = 0;
+  stalledMs = 0;
+  deadlineMs = 0;
+  close: { code: number; reason: string } | undefined;
+  keepsTail = false;
+  lastBuffered = 0;
+  readonly socket: PortableSocket;
+  readonly side: Side;
+
+  constructor(socket: PortableSocket, side: Side) {
+    this.socket = socket;
+    this.side = side;
+  }
+
+  get backlog(): number {
+    return this.queuedBytes + (this.stage === 'gone' ? 0 : this.socket.bufferedBytes());
+  }
+}
+
+/** Two halves of the portable path. The rules it follows are those of native/half.cc. */
+export class PortablePair {
+  readonly #forwarder: PortableForwarder;
+  readonly #user: End;
+  readonly #device: End;
+  readonly #options: PairOptions;
+  readonly #paces: readonly Pace[];
+  readonly #onEnd: (end: PairEnd) => void;
+  #scheduled = false;
+  #idleMs = 0;
+  #throttledMs = 0;
+  #cause: { outcome: Outcome; closedBy: Side | 'relay'; error: string } | undefined;
+  #reported = false;
+
+  constructor(
+    forwarder: PortableForwarder,
+    user: PortableSocket,
+    device: PortableSocket,
+    options: PairOptions,
+    paces: readonly Pace[],
+    onEnd: (end: PairEnd) => void,
+  ) {
+    this.#forwarder = forwarder;
+    this.#user = new End(user, 'user');
+    this.#device = new End(device, 'device');
+    this.#options = options;
+    this.#paces = paces;
+    this.#onEnd = onEnd;
+  }
+
+  start(greeting: string): void {
+    this.sendText('user', greeting);
+    this.sendText('device', greeting);
+    this.#user.socket.attach(this.#receiver(this.#user, this.#device));
+    this.#device.socket.attach(this.#receiver(this.#device, this.#user));
+  }
+
+  sendText(to: Side, text: string): void {
+    const end = to === 'user' ? this.#user : this.#device;
+    if (end.stage === 'open') this.#push(end, text, false, text.length);
+  }
+
+  end(outcome: Outcome, code: number, reason: string, drain: boolean, error = ''): void {
+    if (this.#cause !== undefined) return;
+    this.#cause = { outcome, closedBy: 'relay', error };
+    this.#close(this.#user, code, reason, drain);
+    this.#close(this.#device, code, reason, drain);
+  }
+
+  statistics(): PairStatistics {
+    return {
+      bytesUserToDevice: this.#user.bytes,
+      bytesDeviceToUser: this.#device.bytes,
+      messagesUserToDevice: this.#user.messages,
+      messagesDeviceToUser: this.#device.messages,
+      throttledMs: this.#throttledMs,
+      bufferedBytes: this.#user.backlog + this.#device.backlog,
+    };
+  }
+
+  /** Sends what was queued in this turn. */
+  flush(): void {
+    this.#scheduled = false;
+    for (const end of [this.#user, this.#device]) this.#flushEnd(end);
+  }
+
+  tick(ms: number): void {
+    this.#idleMs += ms;
+    if (this.#cause === undefined && this.#options.idleMs > 0 && this.#idleMs >= this.#options.idleMs) {
+      this.end('idle', closeCodes.idle, 'relay.idleMs: no message', false);
+    }
+    for (const [end, mate] of [
+      [this.#user, this.#device],
+      [this.#device, this.#user],
+    ] as const) {
+      if (end.stage === 'gone') continue;
+      if (end.stage === 'open') this.#check(end, ms);
+      else this.#checkDeadline(end, ms);
+      if (end.pacePaused && !this.#paces.some((pace) => pace.spent)) this.#unpause(end, 'pacePaused');
+      if (end.flowPaused && mate.backlog <= this.#options.lowWaterBytes) this.#unpause(end, 'flowPaused');
+    }
+  }
+
+  #receiver(end: End, mate: End): PortableReceiver {
+    return {
+      message: (data, isBinary) => this.#message(end, mate, data, isBinary),
+      drained: () => this.#drained(end, mate),
+      pong: () => {
+        end.silentMs = end.pingMs = 0;
+      },
+      closed: (how) => this.#closed(end, mate, how),
+    };
+  }
+
+  #message(end: End, mate: End, data: ArrayBuffer, isBinary: boolean): void {
+    end.silentMs = end.pingMs = 0;
+    if (end.stage !== 'open' || mate.stage !== 'open') return;
+    const bytes = data.byteLength;
+    this.#idleMs = 0;
+    end.bytes += bytes;
+    end.messages++;
+    const sums = this.#forwarder.sums;
+    if (end.side === 'user') {
+      sums.bytesUserToDevice += bytes;
+      sums.messagesUserToDevice++;
+    } else {
+      sums.bytesDeviceToUser += bytes;
+      sums.messagesDeviceToUser++;
+    }
+    this.#push(mate, data.slice(0), isBinary, bytes);
+    if (this.#paces.length > 0) {
+      for (const pace of this.#paces) pace.charge(bytes);
+      if (this.#paces.some((pace) => pace.spent)) this.#pause(end, 'pacePaused');
+    }
+    const { highWaterBytes, maxMessageBytes } = this.#options;
+    if (mate.backlog <= highWaterBytes) return;
+    this.#pause(end, 'flowPaused');
+    if (!end.socket.canPause && mate.backlog > highWaterBytes + maxMessageBytes + readBytes) {
+      this.end('slow', closeCodes.slow, 'relay.highWaterBytes: the backlog is full', false, 'stalled');
+    }
+  }
+
+  #push(end: End, data: ArrayBuffer | string, isBinary: boolean, bytes: number): void {
+    end.queue.push({ data, isBinary });
+    end.queuedBytes += bytes;
+    this.#schedule();
+  }
+
+  #schedule(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    this.#forwarder.schedule(this);
+  }
+
+  #flushEnd(end: End): void {
+    if (end.stage === 'gone' || end.stage === 'closing') return;
+    if (end.queue.length > 0) {
+      const queue = end.queue;
+      end.queue = [];
+      end.queuedBytes = 0;
+      end.socket.cork(() => {
+        for (const { data, isBinary } of queue) end.socket.send(data, isBinary);
+      });
+      end.lastBuffered = end.socket.bufferedBytes();
+    }
+    this.#drained(end, end === this.#user ? this.#device : this.#user);
+  }
+
+  #drained(end: End, mate: End): void {
+    const buffered = end.stage === 'gone' ? 0 : end.socket.bufferedBytes();
+    if (buffered < end.lastBuffered || buffered === 0) end.stalledMs = 0;
+    end.lastBuffered = buffered;
+    if (end.stage === 'draining' && end.backlog === 0) this.#sendClose(end);
+    if (mate.flowPaused && end.backlog <= this.#options.lowWaterBytes) this.#unpause(mate, 'flowPaused');
+  }
+
+  #pause(end: End, why: 'flowPaused' | 'pacePaused'): void {
+    if (end[why] || !end.socket.canPause) return;
+    if (why === 'flowPaused') this.#forwarder.sums.flowPauses++;
+    if (!end.flowPaused && !end.pacePaused) {
+      end.pausedSinceMs = this.#forwarder.clock.monotonicMs();
+      end.socket.pause();
+    }
+    end[why] = true;
+  }
+
+  #unpause(end: End, why: 'flowPaused' | 'pacePaused'): void {
+    if (!end[why]) return;
+    end[why] = false;
+    if (end.flowPaused || end.pacePaused) return;
+    const ms = this.#forwarder.clock.monotonicMs() - end.pausedSinceMs;
+    this.#throttledMs += ms;
+    this.#forwarder.sums.flowPausedSeconds += ms / 1000;
+    end.silentMs = end.pingMs = 0;
+    if (end.stage !== 'gone') end.socket.resume();
+  }
+
+  // Stalls by progress, silence by pings; a half with a backlog or one that is not read is judged by progress alone.
+  #check(end: End, ms: number): void {
+    if (end.backlog > 0) {
+      const buffered = end.socket.bufferedBytes();
+      end.stalledMs = buffered < end.lastBuffered ? 0 : end.stalledMs + ms;
+      end.lastBuffered = buffered;
+      if (end.stalledMs >= this.#options.stallMs) {
+        this.end('slow', closeCodes.slow, 'relay.stallMs: no progress', false, 'stalled');
+      }
+      return;
+    }
+    end.stalledMs = 0;
+    if (this.#options.pingMs === 0 || end.flowPaused || end.pacePaused) return;
+    end.silentMs += ms;
+    if (end.pingMs > 0) {
+      end.pingMs += ms;
+      if (end.pingMs <= this.#options.pingMs) return;
+      this.#lost(end, 'ping-timeout');
+      end.socket.terminate();
+    } else if (end.silentMs >= this.#options.pingMs) {
+      end.pingMs = ms;
+      end.socket.ping();
+    }
+  }
+
+  #checkDeadline(end: End, ms: number): void {
+    end.deadlineMs -= ms;
+    if (end.deadlineMs > 0) return;
+    if (end.stage === 'draining' && end.keepsTail && this.#cause?.outcome === 'normal') {
+      // A tail that was promised and could not be delivered is not a normal end.
+      this.#cause = { ...this.#cause, outcome: 'slow', error: 'stalled' };
+    }
+    end.socket.terminate();
+  }
+
+  /** Starts a half's end. `keepTail`: what is queued before the close is still delivered. */
+  #close(end: End, code: number, reason: string, keepTail: boolean): void {
+    if (end.stage !== 'open') return;
+    end.stage = 'draining';
+    end.close = { code, reason };
+    end.keepsTail = keepTail;
+    end.deadlineMs = keepTail ? this.#options.lingerMs : closeMs;
+    if (!keepTail) {
+      end.queue = [];
+      end.queuedBytes = 0;
+    }
+    this.#unpause(end, 'flowPaused');
+    this.#unpause(end, 'pacePaused');
+    if (!keepTail) this.#sendClose(end);
+    else this.#schedule();
+  }
+
+  #sendClose(end: End): void {
+    end.stage = 'closing';
+    end.deadlineMs = closeMs;
+    const close = end.close!;
+    end.socket.close(close.code, close.reason);
+    this.#report();
+  }
+
+  #closed(end: End, mate: End, how: SocketEnd): void {
+    if (end.stage === 'gone') return;
+    if (end.stage === 'open') {
+      if (how === 'clean') this.#cause ??= { outcome: 'normal', closedBy: end.side, error: '' };
+      else if (how === 'too-big') this.#cause ??= { outcome: 'limit', closedBy: 'relay', error: 'too-big' };
+      else this.#lost(end, 'broken');
+    }
+    end.stage = 'gone';
+    end.queue = [];
+    end.queuedBytes = 0;
+    this.#unpause(end, 'flowPaused');
+    this.#unpause(end, 'pacePaused');
+    if (how === 'clean') this.#close(mate, closeCodes.normal, 'peer closed', true);
+    else if (how === 'too-big') this.#close(mate, closeCodes.tooBig, 'relay.maxMessageBytes exceeded', false);
+    else this.#close(mate, closeCodes.peerError, 'peer connection lost', how === 'orderly');
+    this.#report();
+    if (mate.stage === 'gone') this.#forwarder.forget(this, this.#options);
+  }
+
+  #lost(end: End, error: string): void {
+    this.#cause ??= { outcome: 'peer-error', closedBy: end.side, error };
+  }
+
+  // R28: once, when both halves have their tail or are gone.
+  #report(): void {
+    const over = (end: End) => end.stage === 'closing' || end.stage === 'gone';
+    if (this.#reported || this.#cause === undefined || !over(this.#user) || !over(this.#device)) return;
+    this.#reported = true;
+    this.#onEnd({ ...this.#cause, statistics: this.statistics() });
+  }
+}

@@ -1,0 +1,115 @@
+import type { Outcome } from '../core/outcome.ts';
+import type { ForwardedPair, PairStatistics } from './forwarder.ts';
+import type { Admission, HalfSocket, Side } from './half.ts';
+
+/** An admitted half: who it is, its socket, and where it stands. `waiting → paired → closed`. */
+export class Half {
+  state: 'new' | 'waiting' | 'paired' | 'closed' = 'new';
+  /** Monotonic milliseconds. */
+  arrivedMs = 0;
+  readonly admission: Admission;
+  readonly socket: HalfSocket;
+
+  constructor(admission: Admission, socket: HalfSocket) {
+    this.admission = admission;
+    this.socket = socket;
+  }
+
+  get domain(): string {
+    return this.admission.domain;
+  }
+  get id(): string {
+    return this.admission.id;
+  }
+  get identity(): Admission['identity'] {
+    return this.admission.identity;
+  }
+  get browser(): boolean {
+    return this.admission.browser;
+  }
+  isGone(): boolean {
+    return this.socket.isGone();
+  }
+}
+
+/** From pairing to close. What events, metrics and lists of sessions need to know. */
+export interface Session {
+  readonly domain: string;
+  readonly id: string;
+  readonly user: Admission;
+  readonly device: Admission;
+  /** The user the session belongs to, for limits and events: the user half's, else whom the device stands for. */
+  readonly userid: string;
+  readonly username: string;
+  readonly guestname: string | undefined;
+  /** IP1 of R29. */
+  readonly waitingAddress: string;
+  /** IP2 of R29. */
+  readonly newcomerAddress: string;
+  readonly protocol: number;
+  readonly nodeid: string;
+  /** No keepalive texts (R2). */
+  readonly noping: boolean;
+  /** Monotonic milliseconds at which it started, and how long the first half had waited then. */
+  readonly startedMs: number;
+  readonly waitedMs: number;
+}
+
+/** A session that runs. */
+export interface RunningSession extends Session {
+  readonly pair: ForwardedPair;
+}
+
+/** How a session ended (R28, R29). */
+export interface SessionEnd {
+  readonly outcome: Outcome;
+  readonly closedBy: Side | 'relay';
+  /** Word for `couplet_half_errors_total`; empty where no half was at fault. */
+  readonly error: string;
+  readonly durationMs: number;
+  readonly statistics: PairStatistics;
+}
+
+/** Where the two halves' protocol numbers or device ids differ; the user half's counts (R3). */
+export interface Mismatch {
+  readonly field: 'protocol' | 'nodeid';
+  readonly user: string;
+  readonly device: string;
+}
+
+/** Makes the session's facts out of its two halves (R3, R29). */
+export function describeSession(
+  waiting: Half,
+  user: Half,
+  device: Half,
+  nowMs: number,
+): { session: Session; mismatches: Mismatch[] } {
+  const u = user.admission;
+  const d = device.admission;
+  const mismatches: Mismatch[] = [];
+  if (u.protocol !== 0 && d.protocol !== 0 && u.protocol !== d.protocol) {
+    mismatches.push({ field: 'protocol', user: String(u.protocol), device: String(d.protocol) });
+  }
+  if (u.nodeid !== '' && d.nodeid !== '' && u.nodeid !== d.nodeid) {
+    mismatches.push({ field: 'nodeid', user: u.nodeid, device: d.nodeid });
+  }
+  const newcomer = waiting === user ? device : user;
+  const named = u.identity.userid !== '' ? u.identity : d.identity;
+  const session: Session = {
+    domain: u.domain,
+    id: u.id,
+    user: u,
+    device: d,
+    userid: named.userid,
+    username: named.username,
+    guestname: u.identity.guestname,
+    waitingAddress: waiting.admission.address,
+    newcomerAddress: newcomer.admission.address,
+    protocol: u.id.startsWith('meshmessenger/') ? 200 : u.protocol !== 0 ? u.protocol : d.protocol,
+    nodeid: u.nodeid !== '' ? u.nodeid : d.nodeid,
+    noping: u.noping || d.noping,
+    startedMs: nowMs,
+    waitedMs: nowMs - waiting.arrivedMs,
+  };
+  return { session, mismatches };
+}

@@ -1,0 +1,153 @@
+import type { WebSocket } from 'uWebSockets.js';
+import type { NativeAddon } from '../native/binding.ts';
+import type { NativeSocket } from '../relay/native-forwarder.ts';
+import type { PortableReceiver, PortableSocket, SocketEnd } from '../relay/portable-forwarder.ts';
+
+/** User data of a half's WebSocket; uWebSockets.js copies it onto the WebSocket object. */
+export interface HalfData {
+  couplet: UwsHalfSocket;
+}
+
+/** What uWebSockets.js says, as reason of code 1006, of an end without a close frame. */
+const uwsReasons: Readonly<Record<string, SocketEnd>> = {
+  'Received TCP FIN before WebSocket close frame': 'orderly',
+  'Received too big message': 'too-big',
+};
+
+/**
+ * A half's uWebSockets.js socket. With the addon it is held from its opening, natively forwarded or (portable path)
+ * paused and resumed; without the addon what it sends while it waits is kept up to `maxEarlyBytes`.
+ */
+export class UwsHalfSocket implements NativeSocket, PortableSocket {
+  nativeId = 0;
+  readonly #addon: NativeAddon | undefined;
+  readonly #ssl: boolean;
+  readonly #maxEarlyBytes: number;
+  readonly #onClosed: () => void;
+  readonly #onFlood: () => void;
+  #ws: WebSocket<HalfData> | undefined;
+  #receiver: PortableReceiver | undefined;
+  #early: { data: ArrayBuffer; isBinary: boolean }[] = [];
+  #earlyBytes = 0;
+  #paused = false;
+  #closing = false;
+
+  /**
+   * @param onClosed the socket is closed, whoever closed it; called once
+   * @param onFlood a half that nobody could pause has sent more than `maxEarlyBytes` before its mate came
+   */
+  constructor(
+    addon: NativeAddon | undefined,
+    ssl: boolean,
+    maxEarlyBytes: number,
+    onClosed: () => void,
+    onFlood: () => void,
+  ) {
+    this.#addon = addon;
+    this.#ssl = ssl;
+    this.#maxEarlyBytes = maxEarlyBytes;
+    this.#onClosed = onClosed;
+    this.#onFlood = onFlood;
+  }
+
+  // -- from uWebSockets.js ------------------------------------------------------------------------------------------
+
+  opened(ws: WebSocket<HalfData>): void {
+    this.#ws = ws;
+    if (this.#addon !== undefined) this.nativeId = this.#addon.hold(ws, this.#ssl);
+  }
+
+  message(data: ArrayBuffer, isBinary: boolean): void {
+    if (this.#receiver !== undefined) return this.#receiver.message(data, isBinary);
+    if (this.#closing) return;
+    this.#earlyBytes += data.byteLength;
+    if (this.#earlyBytes > this.#maxEarlyBytes) {
+      this.#early = [];
+      this.#onFlood();
+    } else {
+      this.#early.push({ data: data.slice(0), isBinary });
+    }
+  }
+
+  drained(): void {
+    this.#receiver?.drained();
+  }
+
+  pong(): void {
+    this.#receiver?.pong();
+  }
+
+  socketClosed(code: number, reason: ArrayBuffer): void {
+    if (this.#ws === undefined) return;
+    this.#ws = undefined;
+    this.#early = [];
+    const end = code === 1006 ? (uwsReasons[Buffer.from(reason).toString('latin1')] ?? 'broken') : 'clean';
+    this.#receiver?.closed(end);
+    this.#onClosed();
+  }
+
+  // -- HalfSocket: while it waits or is refused ---------------------------------------------------------------------
+
+  close(code: number, reason: string): void {
+    if (this.#ws === undefined || this.#closing) return;
+    this.#closing = true;
+    if (this.nativeId !== 0) this.#addon!.close(this.nativeId, code, reason);
+    else this.#ws.end(code, reason);
+  }
+
+  isGone(): boolean {
+    return this.#ws === undefined || (this.nativeId !== 0 && this.#addon!.isGone(this.nativeId));
+  }
+
+  // -- the portable path ----------------------------------------------------------------------------------------------
+
+  get canPause(): boolean {
+    return this.nativeId !== 0;
+  }
+
+  attach(receiver: PortableReceiver): void {
+    this.#receiver = receiver;
+    if (this.nativeId !== 0) this.#addon!.adopt(this.nativeId);
+    const early = this.#early;
+    this.#early = [];
+    for (const { data, isBinary } of early) receiver.message(data, isBinary);
+  }
+
+  send(data: ArrayBuffer | string, isBinary: boolean): void {
+    // Never dropped: maxBackpressure is 0, the forwarder bounds the buffer by pausing the sender.
+    this.#ws?.send(data, isBinary);
+  }
+
+  ping(): void {
+    this.#ws?.ping();
+    this.#keepPaused();
+  }
+
+  bufferedBytes(): number {
+    return this.#ws === undefined || this.#closing ? 0 : this.#ws.getBufferedAmount();
+  }
+
+  cork(write: () => void): void {
+    this.#ws?.cork(write);
+    this.#keepPaused();
+  }
+
+  pause(): void {
+    this.#paused = true;
+    this.#addon?.pause(this.nativeId);
+  }
+
+  resume(): void {
+    this.#paused = false;
+    this.#addon?.resume(this.nativeId);
+  }
+
+  terminate(): void {
+    this.#ws?.close();
+  }
+
+  // A write that does not go through makes µSockets poll for reading again.
+  #keepPaused(): void {
+    if (this.#paused) this.#addon?.keepPaused(this.nativeId);
+  }
+}

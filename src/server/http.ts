@@ -1,0 +1,62 @@
+import type { HttpResponse, TemplatedApp } from 'uWebSockets.js';
+
+const reasons: Readonly<Record<number, string>> = {
+  200: 'OK',
+  400: 'Bad Request',
+  401: 'Unauthorized',
+  403: 'Forbidden',
+  404: 'Not Found',
+  426: 'Upgrade Required',
+  429: 'Too Many Requests',
+  500: 'Internal Server Error',
+  503: 'Service Unavailable',
+};
+
+/** Answers a request and ends its connection. The body never tells more than the status (R8). */
+export function respond(res: HttpResponse, status: number, body: string, contentType = 'text/plain'): void {
+  const reason = reasons[status] ?? 'Error';
+  res.cork(() => {
+    res.writeStatus(`${status} ${reason}`).writeHeader('content-type', contentType);
+    if (status === 426) res.writeHeader('upgrade', 'websocket');
+    res.end(body === '' ? `${reason}\n` : `${body}\n`, true);
+  });
+}
+
+export interface HttpParts {
+  /** Why the server is not ready, in a few words; empty where it is. */
+  notReady(): string;
+  /** Text of the metrics, where `server.publicMetrics` is on. */
+  readonly scrape: (() => Promise<{ readonly body: string; readonly contentType: string }>) | undefined;
+  failed(error: unknown): void;
+}
+
+/** `/healthz`, `/readyz`, and 404 or 426 for everything that is no upgrade. */
+export function registerHttp(app: TemplatedApp, parts: HttpParts): void {
+  app.get('/healthz', (res) => respond(res, 200, 'ok'));
+  app.get('/readyz', (res) => {
+    const why = parts.notReady();
+    respond(res, why === '' ? 200 : 503, why === '' ? 'ready' : why);
+  });
+  const { scrape } = parts;
+  if (scrape !== undefined) {
+    app.get('/metrics', (res) => {
+      let aborted = false;
+      res.onAborted(() => {
+        aborted = true;
+      });
+      scrape().then(
+        ({ body, contentType }) => {
+          if (!aborted) respond(res, 200, body, contentType);
+        },
+        (error: unknown) => {
+          parts.failed(error);
+          if (!aborted) respond(res, 500, '');
+        },
+      );
+    });
+  }
+  app.any('/*', (res, req) => {
+    const relay = /(?:^|\/)(?:meshrelay\.ashx|relay)$/.test(req.getUrl());
+    respond(res, relay ? 426 : 404, relay ? 'this path is for WebSocket upgrades' : '');
+  });
+}

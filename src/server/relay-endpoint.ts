@@ -1,0 +1,211 @@
+import type { HttpRequest, HttpResponse, TemplatedApp, us_socket_context_t, WebSocket } from 'uWebSockets.js';
+import type { NativeAddon } from '../native/binding.ts';
+import { relayPathDomain } from '../protocol/paths.ts';
+import type { Admission } from '../relay/half.ts';
+import type { AdmissionLimit } from '../relay/limits.ts';
+import type { Relay } from '../relay/relay.ts';
+import { Half } from '../relay/session.ts';
+import type { AddressClaims } from './address.ts';
+import { type HalfData, UwsHalfSocket } from './half-socket.ts';
+import { respond } from './http.ts';
+
+/** An upgrade request, copied out of uWebSockets.js's request object, which does not outlive its callback. */
+export interface UpgradeRequest {
+  readonly domain: string;
+  /** Raw, without `?`; holds cookies: never to be logged. */
+  readonly query: string;
+  /** The half's address by R12. */
+  readonly address: string;
+  /** Header values; empty where there was none. `cookie` is for login sessions: never to be logged. */
+  readonly origin: string;
+  readonly host: string;
+  readonly cookie: string;
+  readonly scheme: 'http' | 'https';
+}
+
+/** Whether a half comes in; a refusal has an HTTP status and the true reason, which only the event tells. */
+export type Decision =
+  | { readonly ok: true; readonly admission: Admission }
+  | {
+      readonly ok: false;
+      readonly httpStatus: number;
+      readonly reason: string;
+      readonly detail: string;
+      readonly id: string;
+      readonly userid: string;
+    };
+
+export interface EndpointParts {
+  readonly relay: Relay;
+  readonly addon: NativeAddon | undefined;
+  /** Authentication and authorisation; may take its time, up to `pendingMs`. */
+  decide(request: UpgradeRequest): Decision | Promise<Decision>;
+  clientAddress(claims: AddressClaims): string;
+  /** `auth.pendingMs`. */
+  pendingMs(): number;
+  /** `relay.highWaterBytes`: what may be kept for a waiting half that cannot be paused. */
+  maxEarlyBytes(): number;
+  /** False while the server takes no new halves (R39). */
+  accepting(): boolean;
+  refused(request: UpgradeRequest, refusal: Extract<Decision, { ok: false }>): void;
+  limitHit(limit: AdmissionLimit | 'auth-timeout', request: UpgradeRequest): void;
+  /** A half's `decide` threw, a bug or a failed hook: the half is refused with 503. */
+  failed(error: unknown): void;
+}
+
+/** uWebSockets.js's own limit per message on the portable path; the forwarder checks the configured one. */
+const uwsMaxPayloadBytes = 0x7fffffff;
+
+const limitStatus: Record<AdmissionLimit, number> = { waiting: 503, 'waiting-address': 429, rate: 429 };
+const noDomain = 'no such relay path';
+
+function text(buffer: ArrayBuffer): string {
+  return Buffer.from(buffer).toString('latin1');
+}
+
+/** All values of a header, joined by commas: uWebSockets.js's getHeader gives the first alone. */
+function headerValues(req: HttpRequest, name: string): string {
+  const values: string[] = [];
+  req.forEach((key, value) => {
+    if (key === name) values.push(value);
+  });
+  return values.join(',');
+}
+
+/** The WebSocket endpoint of relay halves (R1): request, decision, upgrade, and then the half is the relay's. */
+export class RelayEndpoint {
+  /** Upgrades whose decision is under way. */
+  pendingUpgrades = 0;
+  readonly #parts: EndpointParts;
+
+  constructor(parts: EndpointParts) {
+    this.#parts = parts;
+  }
+
+  /** Puts the endpoint on an app; its messages are uWebSockets.js's only on the portable path. */
+  register(app: TemplatedApp, ssl: boolean, maxMessageBytes: number): void {
+    app.ws<HalfData>('/*', {
+      compression: 0, // permessage-deflate is never accepted (R42)
+      maxPayloadLength: Math.min(maxMessageBytes === 0 ? uwsMaxPayloadBytes : maxMessageBytes, uwsMaxPayloadBytes),
+      maxBackpressure: 0,
+      closeOnBackpressureLimit: false,
+      // Counts received data only, so it would kill a paused half; keepalive is the forwarder's (R21).
+      idleTimeout: 0,
+      maxLifetime: 0,
+      sendPingsAutomatically: false,
+      upgrade: (res, req, context) => this.#upgrade(res, req, context, ssl),
+      open: (ws: WebSocket<HalfData>) => ws.getUserData().couplet.opened(ws),
+      message: (ws, data, isBinary) => ws.getUserData().couplet.message(data, isBinary),
+      drain: (ws) => ws.getUserData().couplet.drained(),
+      pong: (ws) => ws.getUserData().couplet.pong(),
+      close: (ws, code, reason) => ws.getUserData().couplet.socketClosed(code, reason),
+    });
+  }
+
+  #upgrade(res: HttpResponse, req: HttpRequest, context: us_socket_context_t, ssl: boolean): void {
+    const domain = relayPathDomain(req.getUrl());
+    if (domain === undefined) return respond(res, 404, noDomain);
+    if (!this.#parts.accepting()) return respond(res, 503, 'the server is going away');
+    const address = this.#parts.clientAddress({
+      tcp: text(res.getRemoteAddressAsText()),
+      proxied: text(res.getProxiedRemoteAddressAsText()),
+      forwardedFor: headerValues(req, 'x-forwarded-for'),
+    });
+    const request: UpgradeRequest = {
+      domain,
+      query: req.getQuery(),
+      address,
+      origin: req.getHeader('origin'),
+      host: req.getHeader('host'),
+      cookie: req.getHeader('cookie'),
+      scheme: ssl ? 'https' : 'http',
+    };
+    const key = req.getHeader('sec-websocket-key');
+    if (!this.#parts.relay.limits.admitUpgrade(address)) return this.#refuseByLimit(res, 'rate', request);
+
+    const upgrade = new PendingUpgrade(res, key, context, ssl);
+    let decision: Decision | Promise<Decision>;
+    try {
+      decision = this.#parts.decide(request);
+    } catch (error) {
+      this.#parts.failed(error);
+      return respond(res, 503, 'the server cannot decide on this request');
+    }
+    if (decision instanceof Promise) this.#wait(decision, upgrade, request);
+    else this.#finish(decision, upgrade, request);
+  }
+
+  /** Nothing times a pending upgrade out but this (fault 6); a client that went meanwhile is left alone (fault 5). */
+  #wait(decision: Promise<Decision>, upgrade: PendingUpgrade, request: UpgradeRequest): void {
+    this.pendingUpgrades++;
+    let over = false;
+    const once = (then: () => void) => {
+      if (over) return;
+      over = true;
+      this.pendingUpgrades--;
+      clearTimeout(timer);
+      if (!upgrade.aborted) then();
+    };
+    const timer = setTimeout(
+      () => once(() => this.#refuseByLimit(upgrade.res, 'auth-timeout', request)),
+      this.#parts.pendingMs(),
+    );
+    upgrade.res.onAborted(() => {
+      upgrade.aborted = true;
+      once(() => {});
+    });
+    decision.then(
+      (decided) => once(() => this.#finish(decided, upgrade, request)),
+      (error: unknown) => {
+        this.#parts.failed(error);
+        once(() => respond(upgrade.res, 503, 'the server cannot decide on this request'));
+      },
+    );
+  }
+
+  #finish(decision: Decision, upgrade: PendingUpgrade, request: UpgradeRequest): void {
+    if (!decision.ok) {
+      this.#parts.refused(request, decision);
+      return respond(upgrade.res, decision.httpStatus, '');
+    }
+    if (!this.#parts.accepting()) return respond(upgrade.res, 503, 'the server is going away');
+    const limit = this.#parts.relay.admitHalf(decision.admission);
+    if (limit !== undefined) return this.#refuseByLimit(upgrade.res, limit, request);
+    const { relay, addon } = this.#parts;
+    const socket = new UwsHalfSocket(
+      addon,
+      upgrade.ssl,
+      this.#parts.maxEarlyBytes(),
+      () => relay.left(half),
+      () => relay.flooded(half),
+    );
+    const half = new Half(decision.admission, socket);
+    upgrade.accept({ couplet: socket });
+    relay.join(half);
+  }
+
+  #refuseByLimit(res: HttpResponse, limit: AdmissionLimit | 'auth-timeout', request: UpgradeRequest): void {
+    this.#parts.limitHit(limit, request);
+    respond(res, limit === 'auth-timeout' ? 503 : limitStatus[limit], '');
+  }
+}
+
+class PendingUpgrade {
+  aborted = false;
+  readonly res: HttpResponse;
+  readonly ssl: boolean;
+  readonly #key: string;
+  readonly #context: us_socket_context_t;
+
+  constructor(res: HttpResponse, key: string, context: us_socket_context_t, ssl: boolean) {
+    this.res = res;
+    this.ssl = ssl;
+    this.#key = key;
+    this.#context = context;
+  }
+
+  /** Answers 101 without a subprotocol and without extensions (R42). The WebSocket's `open` has run when it returns. */
+  accept(data: HalfData): void {
+    this.res.cork(() => this.res.upgrade(data, this.#key, '', '', this.#context));
+  }
+}
