@@ -1,0 +1,141 @@
+import { execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { TestContext } from 'node:test';
+import {
+  CookieSealer,
+  createRelay,
+  type EventRecord,
+  LoginKey,
+  type RelayHooks,
+  type RelayServer,
+  systemClock,
+} from '../../src/index.ts';
+
+/** A temporary folder that goes when the test ends. */
+export function temporaryFolder(t: TestContext): string {
+  const folder = mkdtempSync(join(tmpdir(), 'couplet-test-'));
+  t.after(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+/** A self-signed certificate for 127.0.0.1 and localhost. */
+export function makeCertificate(folder: string, name = 'tls'): { certFile: string; keyFile: string } {
+  const certFile = join(folder, `${name}.crt`);
+  const keyFile = join(folder, `${name}.key`);
+  const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1'];
+  const make = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'];
+  execFileSync('openssl', [...make, ...subject, '-keyout', keyFile, '-out', certFile], { stdio: 'pipe' });
+  return { certFile, keyFile };
+}
+
+export interface TestRelayOptions {
+  /** Group by group, merged over the test's own defaults. */
+  readonly settings?: Record<string, Record<string, unknown>>;
+  readonly tls?: boolean;
+  /** `portable` with the addon's pause; `no-addon` is not reachable by configuration. */
+  readonly forwarder?: 'native' | 'portable';
+  readonly hooks?: RelayHooks;
+}
+
+export type QueryOptions = Readonly<Record<string, string | number>>;
+
+/** A relay in the test's own process, on a free loopback port, with its own data folder. */
+export class TestRelay {
+  readonly server: RelayServer;
+  readonly loginKey: LoginKey;
+  readonly sealer: CookieSealer;
+  readonly folder: string;
+  readonly tls: boolean;
+
+  constructor(server: RelayServer, loginKey: LoginKey, folder: string, tls: boolean) {
+    this.server = server;
+    this.loginKey = loginKey;
+    this.sealer = new CookieSealer(loginKey, systemClock, 'base64');
+    this.folder = folder;
+    this.tls = tls;
+  }
+
+  get port(): number {
+    return this.server.port;
+  }
+
+  /** Path and query of a user half of `user//NAME`, or of a device half on that user's behalf. */
+  path(side: 'user' | 'device', id: string, query: QueryOptions = {}, user = 'alice'): string {
+    const cookie =
+      side === 'user'
+        ? { auth: this.sealer.seal({ userid: `user//${user}`, domainid: '' }) }
+        : { rauth: this.sealer.seal({ ruserid: `user//${user}` }) };
+    const all: Record<string, string> = {
+      ...cookie,
+      id,
+      ...Object.fromEntries(Object.entries(query).map(([k, v]) => [k, String(v)])),
+    };
+    return `/meshrelay.ashx?${Object.entries(all)
+      .map(([name, value]) => `${name}=${encodeURIComponent(value)}`)
+      .join('&')}`;
+  }
+
+  url(side: 'user' | 'device', id: string, query: QueryOptions = {}, user = 'alice'): string {
+    return `${this.tls ? 'wss' : 'ws'}://127.0.0.1:${this.port}${this.path(side, id, query, user)}`;
+  }
+
+  /** All events on record, in order. */
+  events(): EventRecord[] {
+    const folder = join(this.folder, 'data', 'events');
+    const lines = readdirSync(folder)
+      .filter((name) => /\d.*\.(jsonl|log)$/.test(name))
+      .sort()
+      .flatMap((name) => readFileSync(join(folder, name), 'utf8').split('\n'));
+    return lines
+      .filter((line) => line !== '')
+      .map((line) => JSON.parse(line) as EventRecord)
+      .filter((event) => event.code !== undefined);
+  }
+
+  /** A metric's value by its name and labels as they stand in the text: `couplet_halves{state="waiting"}`. */
+  async metric(name: string): Promise<number> {
+    const response = await fetch(`http://${this.server.metricsAddress}/metrics`);
+    const line = (await response.text()).split('\n').find((text) => text.startsWith(`${name} `));
+    return line === undefined ? 0 : Number(line.slice(name.length + 1));
+  }
+}
+
+/** Starts a relay for a test; it is closed when the test ends. */
+export async function startRelay(t: TestContext, options: TestRelayOptions = {}): Promise<TestRelay> {
+  const folder = mkdtempSync(join(tmpdir(), 'couplet-test-'));
+  const loginKey = LoginKey.parse(randomBytes(80).toString('hex'));
+  const tls = options.tls === true ? makeCertificate(folder) : undefined;
+  const defaults: Record<string, Record<string, unknown>> = {
+    server: { listen: '127.0.0.1:0', metricsListen: '127.0.0.1:0', dataDir: join(folder, 'data'), drainMs: 0 },
+    auth: { loginKey: loginKey.toHex() },
+    relay: { forwarder: options.forwarder ?? 'native', upgradesPerAddressPerSecond: 0 },
+    log: { level: 'error' },
+    ...(tls === undefined ? {} : { tls }),
+  };
+  const settings: Record<string, Record<string, unknown>> = { ...defaults };
+  for (const [group, values] of Object.entries(options.settings ?? {}))
+    settings[group] = { ...settings[group], ...values };
+  const server = await createRelay({ ...options.hooks, settings });
+  t.after(async () => {
+    // The first call drains; the second skips what waiting is left.
+    await Promise.all([server.close(), server.close()]);
+    rmSync(folder, { recursive: true, force: true });
+  });
+  return new TestRelay(server, loginKey, folder, tls !== undefined);
+}
+
+/** Resolves when `condition` holds; asks again each turn of the event loop's timers, until `withinMs`. */
+export async function until(
+  condition: () => boolean | Promise<boolean>,
+  what: string,
+  withinMs = 10_000,
+): Promise<void> {
+  const end = Date.now() + withinMs;
+  while (!(await condition())) {
+    if (Date.now() > end) throw new Error(`not within ${withinMs} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
