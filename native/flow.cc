@@ -97,12 +97,41 @@ us_socket_t* plainData(us_socket_t* socket, char* data, int length) {
   return half->stage == Stage::gone ? result : endOfRead(*half, result, length);
 }
 
+// uWebSockets.js writes what it has buffered for a socket at the end of each of that socket's reads. Where the TLS layer
+// has filled its buffer, undecrypted input may be left, which such a write would delete: the read is kept, with the
+// padding that uWebSockets.js's parser writes into, until the TLS layer has used its input up.
+constexpr size_t kParserPadding = 32;
+
+void keepRead(Half& half, const char* data, int length) {
+  std::string kept(kParserPadding, 0);
+  kept.append(data, static_cast<size_t>(length));
+  kept.append(kParserPadding, 0);
+  half.undelivered.push_back(std::move(kept));
+}
+
+us_socket_t* deliverKept(Half& half, us_socket_t* socket) {
+  std::vector<std::string> reads;
+  reads.swap(half.undelivered);
+  us_socket_t* result = socket;
+  for (std::string& read : reads) {
+    if (half.stage == Stage::gone) break;
+    result = half.hooks->data(socket, read.data() + kParserPadding, static_cast<int>(read.size() - 2 * kParserPadding));
+  }
+  return result;
+}
+
 us_socket_t* tlsData(us_socket_t* socket, char* data, int length) {
   Half* half = relay.find(socket);
   if (half == nullptr) return hooksOf(us.context(1, socket))->data(socket, data, length);
-  if (half->mode != Mode::native) return half->hooks->data(socket, data, length);
-  readPaired(*half, data, static_cast<size_t>(length));
-  return socket;
+  if (half->mode == Mode::native) {
+    readPaired(*half, data, static_cast<size_t>(length));
+    return socket;
+  }
+  if (length == kReadBufferBytes || !half->undelivered.empty()) {
+    keepRead(*half, data, length);
+    return socket;
+  }
+  return half->hooks->data(socket, data, length);
 }
 
 // The handler below the TLS layer: the only place from which null may be returned, for the TLS layer itself follows
@@ -113,6 +142,7 @@ us_socket_t* tlsBaseData(us_socket_t* socket, char* data, int length) {
   half->inTlsRead = true;
   us_socket_t* result = half->hooks->baseData(socket, data, length);
   half->inTlsRead = false;
+  if (half->stage != Stage::gone && !half->undelivered.empty()) result = deliverKept(*half, socket);
   if (half->stage == Stage::gone || length == 0) return result;
   return endOfRead(*half, result, length);
 }

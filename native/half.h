@@ -123,6 +123,7 @@ struct Half {
   std::string closeFrame;      // waits for the end of the frame in transit
   std::string deferredPong;
   std::string deferredText;
+  std::vector<std::string> undelivered;  // reads kept from uWebSockets.js until the TLS layer is done (flow.cc)
 
   us_poll_t* poll() const { return reinterpret_cast<us_poll_t*>(socket); }
   bool ssl() const { return hooks->ssl; }

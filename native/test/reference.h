@@ -1,0 +1,172 @@
+// What FrameReader must do, said a second time and as simply as possible: a parser that sees the whole stream at once,
+// and a follower of the frames that come out. Slow, allocating, and sharing nothing with frame.h but FrameError.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "../frame.h"
+#include "frames.h"
+
+namespace couplet::test {
+
+struct Boundary {
+  size_t outputBytes;  // what is out when it is reported
+  bool messageEnd;
+  bool operator==(const Boundary&) const = default;
+};
+
+constexpr size_t kNever = SIZE_MAX;
+
+struct Parsed {
+  std::string output;
+  std::vector<std::string> pings;
+  size_t pongs = 0;
+  std::optional<std::string> close;
+  FrameError error = FrameError::none;
+  std::vector<Boundary> boundaries;
+  bool stopped = false;  // at the boundary asked for
+  uint64_t messages = 0, bytes = 0;
+  bool inFrame = false, inMessage = false, atRest = true;
+  uint64_t payloadLeft = 0, frameOutBytes = 0;  // of the frame begun; 0 where none is
+
+  // Nothing is read after it.
+  bool over() const { return error != FrameError::none || close.has_value() || stopped; }
+};
+
+// What is wrong with a whole header, if anything.
+inline FrameError judge(uint8_t first, uint64_t length, bool fragmented, uint64_t messageBytes, uint64_t maxMessageBytes) {
+  const bool fin = first & 0x80;
+  const uint8_t opcode = first & 15;
+  if (first & 0x70) return FrameError::protocol;
+  switch (opcode) {
+    case 0:
+      if (!fragmented) return FrameError::protocol;
+      break;
+    case 1:
+    case 2:
+      if (fragmented) return FrameError::protocol;
+      break;
+    case 8:
+      if (length == 1) return FrameError::protocol;
+      [[fallthrough]];
+    case 9:
+    case 10:
+      return fin && length <= 125 ? FrameError::none : FrameError::protocol;
+    default:
+      return FrameError::protocol;
+  }
+  if (length >= uint64_t{1} << 63) return FrameError::protocol;
+  if (maxMessageBytes != 0 && messageBytes + length > maxMessageBytes) return FrameError::tooBig;
+  return FrameError::none;
+}
+
+// Reads a client's bytes from the first one. `stopAt`: how many frames' ends are passed before reading stops.
+inline Parsed parseClientStream(std::string_view in, uint64_t maxMessageBytes, size_t stopAt = kNever) {
+  Parsed result;
+  bool fragmented = false;
+  uint64_t messageBytes = 0;
+  while (!in.empty()) {
+    result.atRest = false;
+    if (in.size() < 2) break;
+    const uint8_t first = static_cast<uint8_t>(in[0]);
+    const uint8_t second = static_cast<uint8_t>(in[1]);
+    if (!(second & 0x80)) {
+      result.error = FrameError::protocol;
+      break;
+    }
+    uint64_t length = second & 0x7f;
+    const size_t extended = length == 126 ? 2 : length == 127 ? 8 : 0;
+    const size_t header = 2 + extended + 4;
+    if (in.size() < header) break;
+    if (extended != 0) length = 0;
+    for (size_t i = 0; i < extended; i++) length = length * 256 + static_cast<uint8_t>(in[2 + i]);
+    result.error = judge(first, length, fragmented, messageBytes, maxMessageBytes);
+    if (result.error != FrameError::none) break;
+
+    const std::string_view rest = in.substr(header);
+    const size_t here = length < rest.size() ? static_cast<size_t>(length) : rest.size();
+    std::string payload;
+    for (size_t i = 0; i < here; i++) payload += static_cast<char>(rest[i] ^ in[2 + extended + i % 4]);
+    const bool whole = here == length;
+    in = rest.substr(here);
+
+    if (first & 8) {
+      if (!whole) break;
+      result.atRest = !fragmented;
+      if ((first & 15) == 9) result.pings.push_back(payload);
+      if ((first & 15) == 10) result.pongs++;
+      if ((first & 15) != 8) continue;
+      result.close = payload;
+      break;
+    }
+    const std::string outHeader = frameHeader(first, 0, length, Width::shortest);
+    result.output += outHeader + payload;
+    result.bytes += here;
+    messageBytes += length;
+    const bool fin = first & 0x80;
+    if (!whole) {
+      result.inFrame = true;
+      result.payloadLeft = length - here;
+      result.frameOutBytes = outHeader.size() + here;
+      break;
+    }
+    fragmented = !fin;
+    result.atRest = fin;
+    if (fin) {
+      result.messages++;
+      messageBytes = 0;
+    }
+    result.boundaries.push_back({result.output.size(), fin});
+    if (result.boundaries.size() == stopAt) {
+      result.stopped = true;
+      break;
+    }
+  }
+  result.inMessage = fragmented || result.inFrame;
+  return result;
+}
+
+// Follows server frames byte by byte, from the first one.
+class ServerStream {
+ public:
+  bool inFrame = false, inMessage = false;
+  uint64_t payloadLeft = 0, frameBytes = 0;
+  std::vector<size_t> ends;  // where frames ended, in bytes from the start
+
+  void read(std::string_view bytes) {
+    for (const char byte : bytes) read(static_cast<uint8_t>(byte));
+  }
+
+ private:
+  std::vector<uint8_t> header_;
+  size_t at_ = 0;
+
+  void read(uint8_t byte) {
+    at_++;
+    frameBytes++;
+    if (inFrame) {
+      payloadLeft--;
+    } else {
+      header_.push_back(byte);
+      if (header_.size() < 2) return;
+      CHECK(header_[1] <= 127);  // a server does not mask
+      const size_t extended = header_[1] == 126 ? 2 : header_[1] == 127 ? 8 : 0;
+      if (header_.size() < 2 + extended) return;
+      payloadLeft = extended == 0 ? header_[1] : 0;
+      for (size_t i = 0; i < extended; i++) payloadLeft = payloadLeft * 256 + header_[2 + i];
+      inFrame = inMessage = true;
+    }
+    if (payloadLeft != 0) return;
+    inMessage = !(header_[0] & 0x80);
+    inFrame = false;
+    header_.clear();
+    frameBytes = 0;
+    ends.push_back(at_);
+  }
+};
+
+}  // namespace couplet::test
