@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
 import { describe, test } from 'node:test';
 import { type Client, connectPair } from '../support/client.ts';
 import { startRelay, type TestRelay, until } from '../support/relay.ts';
