@@ -313,7 +313,8 @@ export class PortablePair {
 
   #closed(end: End, mate: End, how: SocketEnd): void {
     if (end.stage === 'gone') return;
-    if (end.stage === 'open') {
+    const wasOpen = end.stage === 'open';
+    if (wasOpen) {
       if (how === 'clean') this.#cause ??= { outcome: 'normal', closedBy: end.side, error: '' };
       else if (how === 'too-big') this.#cause ??= { outcome: 'limit', closedBy: 'relay', error: 'too-big' };
       else this.#lost(end, 'broken');
@@ -323,11 +324,15 @@ export class PortablePair {
     end.queuedBytes = 0;
     this.#unpause(end, 'flowPaused');
     this.#unpause(end, 'pacePaused');
+    if (wasOpen) this.#closeMate(mate, how);
+    this.#report();
+    if (mate.stage === 'gone') this.#forwarder.forget(this, this.#options);
+  }
+
+  #closeMate(mate: End, how: SocketEnd): void {
     if (how === 'clean') this.#close(mate, closeCodes.normal, 'peer closed', true);
     else if (how === 'too-big') this.#close(mate, closeCodes.tooBig, 'relay.maxMessageBytes exceeded', false);
     else this.#close(mate, closeCodes.peerError, 'peer connection lost', how === 'orderly');
-    this.#report();
-    if (mate.stage === 'gone') this.#forwarder.forget(this, this.#options);
   }
 
   #lost(end: End, error: string): void {

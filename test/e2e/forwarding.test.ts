@@ -118,7 +118,8 @@ for (const forwarder of ['native', 'portable'] as const) {
         assert.equal(end?.bytesout, 0);
       });
 
-      test('[R27] fault 19: a reset in the middle of a message closes the mate', async (t) => {
+      // Node.js cannot reset the connection below a TLS socket; to the relay it is the same event.
+      test('[R27] fault 19: a reset in the middle of a message closes the mate', { skip: tls }, async (t) => {
         const relay = await startRelay(t, options);
         const user = await rawHalf(t, relay.port, relay.path('user', 'reset'), tls);
         const device = await connect(t, relay.url('device', 'reset'));
