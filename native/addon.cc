@@ -61,7 +61,7 @@ Napi::Value Hold(const Napi::CallbackInfo& info) {
 
 // isGone(halfId): boolean
 Napi::Value IsGone(const Napi::CallbackInfo& info) {
-  const Half* half = relay.half(idOf(info, 0));
+  Half* half = relay.half(idOf(info, 0));
   return Napi::Boolean::New(info.Env(), half == nullptr || isGone(*half));
 }
 

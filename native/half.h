@@ -123,6 +123,7 @@ struct Half {
   std::string closeFrame;      // waits for the end of the frame in transit
   std::string deferredPong;
   std::string deferredText;
+  int peekedBytes = 0;  // how much was unread when a waiting half was last looked into
   std::vector<std::string> undelivered;  // reads kept from uWebSockets.js until the TLS layer is done (flow.cc)
 
   us_poll_t* poll() const { return reinterpret_cast<us_poll_t*>(socket); }
@@ -172,7 +173,7 @@ extern Relay relay;
 // closed already; `error` is set where its context's handlers could not be replaced.
 uint32_t hold(us_socket_t* socket, bool ssl, std::string& error);
 // Asks the operating system whether the peer of a held half has hung up, closed its WebSocket or vanished.
-bool isGone(const Half& half);
+bool isGone(Half& half);
 // Pairs two held halves: both get `greeting` as a text message, then each other's frames.
 Pair* pairHalves(Half& user, Half& device, std::string_view greeting, const PairLimits& limits,
                  double bytesPerSecond, const std::string& userKey, double userBytesPerSecond);

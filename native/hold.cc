@@ -2,6 +2,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "half.h"
@@ -64,12 +65,15 @@ uint32_t hold(us_socket_t* socket, bool ssl, std::string& error) {
   return half.release()->id;
 }
 
-bool isGone(const Half& half) {
+bool isGone(Half& half) {
   if (half.stage == Stage::gone || half.finReceived) return true;
   pollfd entry = {half.fd, POLLIN | POLLRDHUP, 0};
   if (::poll(&entry, 1, 0) < 1) return false;
   if (entry.revents & (POLLRDHUP | POLLHUP | POLLERR)) return true;
-  return !half.ssl() && closeFrameWaits(half.fd);
+  int unread = 0;
+  if (half.ssl() || ioctl(half.fd, FIONREAD, &unread) != 0 || unread == half.peekedBytes) return false;
+  half.peekedBytes = unread;
+  return closeFrameWaits(half.fd);
 }
 
 Pair* pairHalves(Half& user, Half& device, std::string_view greeting, const PairLimits& limits,

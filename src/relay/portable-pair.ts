@@ -172,6 +172,10 @@ export class PortablePair {
     end.silentMs = end.pingMs = 0;
     if (end.stage !== 'open' || mate.stage !== 'open') return;
     const bytes = data.byteLength;
+    // uWebSockets.js checks the limit of the server's start; a reload may have lowered it since.
+    if (bytes > this.#options.maxMessageBytes) {
+      return this.end('limit', closeCodes.tooBig, 'relay.maxMessageBytes exceeded', false, 'too-big');
+    }
     this.#idleMs = 0;
     end.bytes += bytes;
     end.messages++;
