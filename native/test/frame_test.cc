@@ -126,7 +126,7 @@ TEST("a header that began in an earlier read is written into the headroom, never
 
 TEST("state and counters are right after every byte") {
   // Two fragments of one text, with a ping between them.
-  const string stream = clientFrame(1, "ab", "mask") + clientFrame(kFin | 9, "p", "mask") + clientFrame(kFin, "c", "mask");
+  const string stream = clientFrame(1, "ab") + clientFrame(kFin | 9, "p") + clientFrame(kFin, "c");
   struct State {
     bool inFrame, inMessage, atRest;
     uint64_t left, out, messages, bytes;
@@ -189,8 +189,8 @@ TEST("nothing is read after a close frame, and all before it is out") {
 }
 
 TEST("[R22] a boundary is told after the frame's bytes are out; refused, nothing more is read") {
-  const string stream = clientFrame(1, "a", "mask") + clientFrame(kFin | 9, "", "mask") + clientFrame(kFin, "", "mask") +
-                        clientFrame(kFin | 2, "b", "mask") + clientFrame(kFin | 9, "late", "mask");
+  const string stream = clientFrame(1, "a") + clientFrame(kFin | 9, "") + clientFrame(kFin, "") +
+                        clientFrame(kFin | 2, "b") + clientFrame(kFin | 9, "late");
   Hand hand;
   hand.reader.wantsBoundary = true;
   CHECK(hand.feed(stream) == FrameError::none);

@@ -34,9 +34,9 @@ inline std::string clientHeader(uint8_t first, uint64_t length, std::string_view
 
 inline std::string clientFrame(uint8_t first, std::string_view payload, std::string_view mask = "\x37\xfa\x21\x3d",
                                Width width = Width::shortest) {
-  std::string frame = clientHeader(first, payload.size(), mask, width);
-  for (size_t i = 0; i < payload.size(); i++) frame += static_cast<char>(payload[i] ^ mask[i % 4]);
-  return frame;
+  std::string masked(payload);
+  for (size_t i = 0; i < masked.size(); i++) masked[i] = static_cast<char>(masked[i] ^ mask[i % 4]);
+  return clientHeader(first, payload.size(), mask, width) + masked;
 }
 
 inline std::string serverFrame(uint8_t first, std::string_view payload) {

@@ -90,12 +90,14 @@ TEST("[R22] random appends, consumes and truncates on three queues that share ch
 
 TEST("appends, consumes and truncates around the end of a chunk") {
   const string bytes = Random(seed).bytes(2 * kChunk + 2);
-  const std::vector<size_t> sizes = {0, 1, kChunk - 1, kChunk, kChunk + 1, 2 * kChunk - 1, 2 * kChunk, 2 * kChunk + 1, 2 * kChunk + 2};
+  const std::vector<size_t> sizes = {
+      0, 1, kChunk - 1, kChunk, kChunk + 1, 2 * kChunk - 1, 2 * kChunk, 2 * kChunk + 1, 2 * kChunk + 2};
   for (const size_t first : sizes) {
     for (const size_t taken : sizes) {
       for (const size_t kept : sizes) {
         if (taken > first) continue;
-        context = "append " + std::to_string(first) + ", consume " + std::to_string(taken) + ", truncate " + std::to_string(kept);
+        context = "append " + std::to_string(first) + ", consume " + std::to_string(taken);
+        context += ", truncate " + std::to_string(kept);
         OutQueue queue;
         append(queue, string_view(bytes).substr(0, first));
         queue.consume(taken);

@@ -38,7 +38,8 @@ struct Parsed {
 };
 
 // What is wrong with a whole header, if anything.
-inline FrameError judge(uint8_t first, uint64_t length, bool fragmented, uint64_t messageBytes, uint64_t maxMessageBytes) {
+inline FrameError judge(uint8_t first, uint64_t length, bool fragmented, uint64_t messageBytes,
+                        uint64_t maxMessageBytes) {
   const bool fin = first & 0x80;
   const uint8_t opcode = first & 15;
   if (first & 0x70) return FrameError::protocol;
@@ -89,8 +90,9 @@ inline Parsed parseClientStream(std::string_view in, uint64_t maxMessageBytes, s
 
     const std::string_view rest = in.substr(header);
     const size_t here = length < rest.size() ? static_cast<size_t>(length) : rest.size();
-    std::string payload;
-    for (size_t i = 0; i < here; i++) payload += static_cast<char>(rest[i] ^ in[2 + extended + i % 4]);
+    const std::string_view mask = in.substr(2 + extended, 4);
+    std::string payload(rest.substr(0, here));
+    for (size_t i = 0; i < here; i++) payload[i] = static_cast<char>(payload[i] ^ mask[i % 4]);
     const bool whole = here == length;
     in = rest.substr(here);
 
@@ -130,7 +132,7 @@ inline Parsed parseClientStream(std::string_view in, uint64_t maxMessageBytes, s
   return result;
 }
 
-// Follows server frames byte by byte, from the first one.
+// Follows server frames from the first one.
 class ServerStream {
  public:
   bool inFrame = false, inMessage = false;
@@ -138,29 +140,40 @@ class ServerStream {
   std::vector<size_t> ends;  // where frames ended, in bytes from the start
 
   void read(std::string_view bytes) {
-    for (const char byte : bytes) read(static_cast<uint8_t>(byte));
+    while (!bytes.empty()) {
+      if (inFrame) {
+        const size_t step = payloadLeft < bytes.size() ? static_cast<size_t>(payloadLeft) : bytes.size();
+        bytes.remove_prefix(step);
+        payloadLeft -= step;
+        at_ += step;
+        frameBytes += step;
+      } else {
+        header_.push_back(static_cast<uint8_t>(bytes[0]));
+        bytes.remove_prefix(1);
+        at_++;
+        frameBytes++;
+        if (!openFrame()) continue;
+      }
+      if (payloadLeft == 0) endFrame();
+    }
   }
 
  private:
   std::vector<uint8_t> header_;
   size_t at_ = 0;
 
-  void read(uint8_t byte) {
-    at_++;
-    frameBytes++;
-    if (inFrame) {
-      payloadLeft--;
-    } else {
-      header_.push_back(byte);
-      if (header_.size() < 2) return;
-      CHECK(header_[1] <= 127);  // a server does not mask
-      const size_t extended = header_[1] == 126 ? 2 : header_[1] == 127 ? 8 : 0;
-      if (header_.size() < 2 + extended) return;
-      payloadLeft = extended == 0 ? header_[1] : 0;
-      for (size_t i = 0; i < extended; i++) payloadLeft = payloadLeft * 256 + header_[2 + i];
-      inFrame = inMessage = true;
-    }
-    if (payloadLeft != 0) return;
+  bool openFrame() {
+    if (header_.size() < 2) return false;
+    CHECK(header_[1] <= 127);  // a server does not mask
+    const size_t extended = header_[1] == 126 ? 2 : header_[1] == 127 ? 8 : 0;
+    if (header_.size() < 2 + extended) return false;
+    payloadLeft = extended == 0 ? header_[1] : 0;
+    for (size_t i = 0; i < extended; i++) payloadLeft = payloadLeft * 256 + header_[2 + i];
+    inFrame = inMessage = true;
+    return true;
+  }
+
+  void endFrame() {
     inMessage = !(header_[0] & 0x80);
     inFrame = false;
     header_.clear();

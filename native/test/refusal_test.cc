@@ -8,8 +8,8 @@ using std::string_view;
 
 namespace {
 
-// The earliest byte count at which `bad` is refused after `good`; checks that it is refused with `error` for any split,
-// with all of `good` handed on and nothing else.
+// Checks that `bad` after `good` is refused with `error` for any split, as soon as the reference refuses it, with all
+// of `good` handed on and nothing else.
 void refused(const string& good, const string& bad, FrameError error, uint64_t maxMessageBytes = 0) {
   const string stream = good + bad;
   const string kept = parseClientStream(good, maxMessageBytes).output;
@@ -49,7 +49,7 @@ TEST("reserved opcodes are refused") {
 
 TEST("a frame without a mask is refused at its second byte, whatever its length") {
   for (const uint8_t opcode : {1, 2, 8, 9, 10}) {
-    for (const uint64_t length : {uint64_t{0}, uint64_t{1}, uint64_t{125}, uint64_t{126}, uint64_t{65536}}) {
+    for (const uint64_t length : std::initializer_list<uint64_t>{0, 1, 125, 126, 65536}) {
       context = note("opcode", opcode) + note(" length", length);
       refused(kGood, frameHeader(kFin | opcode, 0, length, Width::shortest).substr(0, 2), FrameError::protocol);
       refused("", frameHeader(kFin | opcode, 0, length, Width::shortest) + "payload", FrameError::protocol);
@@ -62,7 +62,7 @@ TEST("control frames in fragments or above 125 bytes are refused on the header")
     context = note("opcode", opcode);
     refused(kGood, clientHeader(opcode, 2, "mask"), FrameError::protocol);
     refused(kFragment, clientHeader(opcode, 0, "mask"), FrameError::protocol);
-    for (const uint64_t length : {uint64_t{126}, uint64_t{127}, uint64_t{255}, uint64_t{256}, uint64_t{65536}, ~uint64_t{0}}) {
+    for (const uint64_t length : std::initializer_list<uint64_t>{126, 127, 255, 256, 65536, ~uint64_t{0}}) {
       refused(kGood, clientHeader(kFin | opcode, length, "mask"), FrameError::protocol);
     }
   }
@@ -105,7 +105,7 @@ TEST("a declared length with its top bit set is refused, limit or not; the large
 }
 
 TEST("[R26] a message of the limit passes, one byte more is refused on the header, before its payload") {
-  for (const uint64_t limit : {uint64_t{1}, uint64_t{10}, uint64_t{125}, uint64_t{126}, uint64_t{65535}, uint64_t{65536}}) {
+  for (const uint64_t limit : std::initializer_list<uint64_t>{1, 10, 125, 126, 65535, 65536}) {
     context = note("limit", limit);
     const string exact = clientFrame(kFin | 2, string(limit, 'x'), "mask");
     const string out = feedAndCompare(exact + exact, {}, {.maxMessageBytes = limit});

@@ -1,0 +1,151 @@
+// How the fuzzer's bytes are read: settings, split lengths, and a client's stream, either as it is or as a program of
+// frames. The program form reaches long, valid streams with few bytes.
+//
+//   byte 0      kProgram, kBoundaries, kStop, kLimit (with kLimit: bytes 1 and 2 are the limit, low byte first)
+//   byte        with kStop: at which boundary reading stops, from 0
+//   byte        how many split lengths follow (of these the low 6 bits count)
+//   bytes       split lengths, gone through again and again; from 224: powers of two, see splitLength
+//   rest        the stream or the program
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "../test/harness.h"
+
+namespace couplet::fuzz {
+
+enum Flag : uint8_t { kProgram = 1, kBoundaries = 2, kStop = 4, kLimit = 8 };
+
+constexpr size_t kMostStreamBytes = 70000;  // past it no step is begun: room for one large frame and others
+constexpr size_t kMostPieces = 256;  // what is left then comes at once
+
+class Bytes {
+ public:
+  Bytes(const uint8_t* data, size_t size) : data_(data), left_(size) {}
+  bool empty() const { return left_ == 0; }
+  uint8_t next() {
+    if (left_ == 0) return 0;
+    left_--;
+    return *data_++;
+  }
+  std::string take(size_t length) {
+    if (length > left_) length = left_;
+    const std::string taken(reinterpret_cast<const char*>(data_), length);
+    data_ += length;
+    left_ -= length;
+    return taken;
+  }
+  std::string rest() { return take(left_); }
+
+ private:
+  const uint8_t* data_;
+  size_t left_;
+};
+
+// One step of a program: low four bits of its first byte choose the frame's first byte, high four bits its length.
+enum Step : uint8_t {
+  kEmpty, kOne, kTwo, kByteLength, k125, k126, k127,
+  kWordLength,   // to 4095 bytes
+  kLong,         // by its next byte: 65535 or 65536 bytes, else few: long ones are slow and must be rare
+  kUnfinished,   // a header alone, and nothing of the payload it declares
+  kDeclared,     // 8 bytes of length, no payload: what follows is taken for it
+  kPadded16,     // a short length written in 16 bits
+  kPadded64,     // ... in 64 bits
+  kUnmasked,
+  kCut,          // a header without its last bytes
+  kRaw,          // so many bytes as they are
+};
+
+constexpr uint8_t kLong16 = 0xa5, kLong64 = 0x5a;
+
+constexpr uint8_t kFirstBytes[16] = {0x81, 0x82, 0x01, 0x02, 0x00, 0x80, 0x88, 0x89,
+                                     0x8a, 0x08, 0x83, 0x90, 0xc2, 0xa1, 0x0f, 0x09};
+
+inline void runStep(Bytes& program, std::string& stream) {
+  using namespace couplet::test;
+  const uint8_t code = program.next();
+  const uint8_t first = kFirstBytes[code & 15];
+  const uint8_t variant = program.next();
+  std::string mask(4, '\0');
+  for (size_t i = 0; i < 4; i++) mask[i] = static_cast<char>(variant * (2 * i + 1) + i);
+  const auto payload = [&](size_t length) {
+    std::string bytes(length, '\0');
+    for (size_t i = 0; i < length; i++) bytes[i] = static_cast<char>(variant + i * 7 + (i >> 8));
+    return bytes;
+  };
+  const auto frame = [&](size_t length, Width width = Width::shortest) {
+    stream += clientFrame(first, payload(length), mask, width);
+  };
+  switch (code >> 4) {
+    case kEmpty: return frame(0);
+    case kOne: return frame(1);
+    case kTwo: return frame(2);
+    case kByteLength: return frame(program.next());
+    case k125: return frame(125);
+    case k126: return frame(126);
+    case k127: return frame(127);
+    case kWordLength: {
+      const size_t low = program.next();
+      return frame(low | static_cast<size_t>(program.next() & 15) << 8);
+    }
+    case kLong: {
+      const uint8_t which = program.next();
+      return frame(which == kLong16 ? 65535 : which == kLong64 ? 65536 : 128 + which);
+    }
+    case kUnfinished: stream += clientHeader(first, program.next(), mask); return;
+    case kDeclared: {
+      uint64_t length = 0;
+      for (int i = 0; i < 8; i++) length = length << 8 | program.next();
+      stream += clientHeader(first, length, mask, Width::bits64);
+      return;
+    }
+    case kPadded16: return frame(program.next(), Width::bits16);
+    case kPadded64: return frame(program.next(), Width::bits64);
+    case kUnmasked: stream += serverFrame(first, payload(program.next())); return;
+    case kCut: {
+      const Width width = variant & 1 ? Width::bits64 : Width::shortest;
+      const std::string header = clientHeader(first, program.next(), mask, width);
+      stream += header.substr(0, program.next() % header.size());
+      return;
+    }
+    default: stream += program.take(variant); return;
+  }
+}
+
+inline size_t splitLength(uint8_t code) { return code < 224 ? code : size_t{1} << (code & 15); }
+
+struct Input {
+  test::Reading reading;
+  std::vector<uint8_t> splits;
+  std::string stream;
+
+  Input(const uint8_t* data, size_t size) {
+    Bytes bytes(data, size);
+    const uint8_t flags = bytes.next();
+    reading.boundaries = flags & kBoundaries;
+    if (flags & kLimit) {
+      const unsigned low = bytes.next();
+      reading.maxMessageBytes = low | static_cast<unsigned>(bytes.next()) << 8;
+    }
+    if (flags & kStop) reading.stopAt = 1 + size_t{bytes.next()};
+    for (const char code : bytes.take(bytes.next() & 63)) splits.push_back(static_cast<uint8_t>(code));
+    if (!(flags & kProgram)) {
+      stream = bytes.rest();
+      return;
+    }
+    while (!bytes.empty() && stream.size() < kMostStreamBytes) runStep(bytes, stream);
+  }
+
+  // Lengths of the pieces of `total` bytes, beginning with split number `start`.
+  std::vector<size_t> pieces(size_t total, size_t start) const {
+    std::vector<size_t> lengths;
+    if (splits.empty()) return lengths;
+    for (size_t at = 0; at < total && lengths.size() < kMostPieces; at += lengths.back()) {
+      lengths.push_back(splitLength(splits[(start + lengths.size()) % splits.size()]));
+    }
+    return lengths;
+  }
+};
+
+}  // namespace couplet::fuzz
