@@ -1,0 +1,62 @@
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { CookieSealer } from '../../src/auth/cookie.ts';
+import { LoginKey } from '../../src/auth/keys.ts';
+import { systemClock } from '../../src/core/clock.ts';
+import { type Peer, type RunningPeer, startRelay } from './peer.ts';
+
+const program = fileURLToPath(new URL('../../dist/main.js', import.meta.url));
+const userid = 'user//bench';
+
+/** All halves of a run come from one address within one second: only the limits that this would hit are raised. */
+const raisedLimits = {
+  COUPLET_RELAY_UPGRADES_PER_ADDRESS_PER_SECOND: '100000',
+  COUPLET_RELAY_MAX_WAITING_PER_ADDRESS: '100000',
+};
+
+async function start(cpu: number | undefined): Promise<RunningPeer> {
+  const key = LoginKey.generate();
+  const data = mkdtempSync(join(tmpdir(), 'couplet-bench-'));
+  const remove = (): void => {
+    process.off('exit', remove);
+    rmSync(data, { recursive: true, force: true });
+  };
+  process.once('exit', remove);
+  const options: Record<string, string> = {
+    '--listen': '127.0.0.1:0',
+    '--metrics-listen': '127.0.0.1:0',
+    '--data': data,
+    '--directory': 'none',
+    '--login-key': key.toHex(),
+    '--log-level': 'warn',
+  };
+  const sealer = new CookieSealer(key, systemClock);
+  const user = sealer.seal({ userid, domainid: '' });
+  const device = sealer.seal({ ruserid: userid });
+  try {
+    const relay = await startRelay(
+      cpu,
+      [process.execPath, program, 'serve', ...Object.entries(options).flat()],
+      raisedLimits,
+    );
+    return {
+      pid: relay.pid,
+      port: relay.port,
+      userPath: `/meshrelay.ashx?auth=${user}&id=bench-{pair}&browser=1`,
+      devicePath: `/meshrelay.ashx?rauth=${device}&id=bench-{pair}`,
+      stop: () => relay.stop().finally(remove),
+    };
+  } catch (error) {
+    remove();
+    throw error;
+  }
+}
+
+/** Couplet as it is shipped: the built server with everything on that is on by default. */
+export const coupletPeer: Peer = {
+  name: 'couplet',
+  unavailable: () => (existsSync(program) ? undefined : 'dist/main.js is missing: run `npm run build` first'),
+  start,
+};
