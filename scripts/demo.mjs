@@ -65,7 +65,8 @@ function parse(line) {
 function guide({ address, metricsAddress = settings.COUPLET_SERVER_METRICS_LISTEN }) {
   // Without the link, npx would first install the folder as a package of its own and build it again.
   const couplet = existsSync(join(root, 'node_modules/.bin/couplet')) ? 'npx couplet' : `node ${main}`;
-  const key = quote(join(settings.COUPLET_SERVER_DATA_DIR, 'login.key'));
+  // The server makes this file where no other key is configured.
+  const key = quote(settings.COUPLET_AUTH_LOGIN_KEY_FILE ?? join(settings.COUPLET_SERVER_DATA_DIR, 'login.key'));
   const pipe = (side, id) =>
     `${couplet} pipe --url ws://${address}/relay --id ${id} --login-key-file ${key} --as ${side}:user//demo`;
   console.log(`

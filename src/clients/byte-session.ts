@@ -200,6 +200,8 @@ class ByteSession {
   #endOutput(): void {
     this.#mateEnded = true;
     this.#options.output.end();
+    // An ended stream emits no `drain` any more. What is left to read is control texts and the close frame.
+    this.#half.resume();
   }
 
   #onOutputFinished(cause: NodeJS.ErrnoException | null | undefined): void {

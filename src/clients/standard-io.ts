@@ -43,17 +43,20 @@ function openStdout(): Writable {
     return createWriteStream('', { fd: stdoutDescriptor }).on('close', occupyDescriptor);
   }
   const socket = new Socket({ fd: stdoutDescriptor, readable: false, writable: true });
-  socket.on('finish', () => {
-    // Others may share the pipe (`(couplet pipe …; cat file) | …`): give it back as it was found. Node.js does so
-    // itself at exit, but only for a descriptor that is still open.
-    (socket as unknown as { _handle?: { setBlocking?(on: boolean): number } })._handle?.setBlocking?.(true);
-  });
+  // Others may share the pipe (`(couplet pipe …; cat file) | …`): give it back as it was found. Node.js does so itself
+  // at exit, but only for a descriptor that is still open. Not so a socket: it may be standard input as well, whose
+  // reads must not begin to block.
+  if (kind.isFIFO()) socket.on('finish', () => setBlocking(socket));
   socket.on('close', () => {
     // libuv leaves descriptors 0 to 2 open when it closes their streams.
     closeSync(stdoutDescriptor);
     occupyDescriptor();
   });
   return socket;
+}
+
+function setBlocking(socket: Socket): void {
+  (socket as unknown as { _handle?: { setBlocking?(on: boolean): number } })._handle?.setBlocking?.(true);
 }
 
 /** Puts `/dev/null` in the place of the closed descriptor: a stray write must not end up in the next socket opened. */

@@ -94,3 +94,11 @@ function forward(from: WebSocket, to: WebSocket): void {
     to.resume(); // or its answer to the close frame would not be read
   });
 }
+
+/** Waits until a counter has stood still for half a second: what is not held back goes on counting meanwhile. */
+export async function untilQuiet(counter: () => number): Promise<void> {
+  for (let seen = -1, looks = 0; looks < 10; looks = seen === counter() ? looks + 1 : 0) {
+    seen = counter();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
