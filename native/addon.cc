@@ -73,7 +73,7 @@ void Close(const Napi::CallbackInfo& info) {
 }
 
 // pair(userId, deviceId, greeting, highWater, lowWater, maxMessage, idleMs, stallMs, lingerMs, pingMs, hardClose,
-//      bytesPerSecond, userKey, userBytesPerSecond): pair id, 0 where a half is gone
+//      bytesPerSecond, userKey, userBytesPerSecond, owner): pair id, 0 where a half is gone
 Napi::Value PairUp(const Napi::CallbackInfo& info) {
   Half* user = relay.half(idOf(info, 0));
   Half* device = relay.half(idOf(info, 1));
@@ -87,7 +87,7 @@ Napi::Value PairUp(const Napi::CallbackInfo& info) {
   limits.lingerMs = static_cast<uint32_t>(numberOf(info, 8));
   limits.pingTicks = ticksFor(static_cast<uint64_t>(numberOf(info, 9)));
   limits.hardClose = boolOf(info, 10);
-  const Pair* pair = pairHalves(*user, *device, textOf(info, 2), limits, numberOf(info, 11), textOf(info, 12),
+  const Pair* pair = pairHalves(idOf(info, 14), *user, *device, textOf(info, 2), limits, numberOf(info, 11), textOf(info, 12),
                                 numberOf(info, 13));
   return Napi::Number::New(info.Env(), pair == nullptr ? 0 : pair->id);
 }
@@ -108,46 +108,62 @@ void End(const Napi::CallbackInfo& info) {
           boolOf(info, 4));
 }
 
+uint64_t throttledNow(const Pair& pair) {
+  uint64_t ms = pair.throttledMs;
+  for (const Half* half : {pair.user, pair.device}) {
+    if (half != nullptr && half->pausedBy & (kFlow | kPace)) ms += uv_now(relay.loop) - half->throttledSinceMs;
+  }
+  return ms;
+}
+
+size_t bufferedNow(const Pair& pair) {
+  size_t bytes = 0;
+  for (const Half* half : {pair.user, pair.device}) bytes += half == nullptr ? 0 : half->out.size();
+  return bytes;
+}
+
 // statistics(pairId, Float64Array(6)): false where the pair is gone
 Napi::Value Statistics(const Napi::CallbackInfo& info) {
   const Pair* pair = relay.pair(idOf(info, 0));
   if (pair == nullptr) return Napi::Boolean::New(info.Env(), false);
   double* into = info[1].As<Napi::Float64Array>().Data();
-  uint64_t throttled = pair->throttledMs;
-  size_t buffered = 0;
-  for (const Half* half : {pair->user, pair->device}) {
-    if (half == nullptr) continue;
-    buffered += half->out.size();
-    if (half->pausedBy & (kFlow | kPace)) throttled += uv_now(relay.loop) - half->throttledSinceMs;
-  }
   into[0] = static_cast<double>(pair->fromUser.bytes);
   into[1] = static_cast<double>(pair->fromDevice.bytes);
   into[2] = static_cast<double>(pair->fromUser.messages);
   into[3] = static_cast<double>(pair->fromDevice.messages);
-  into[4] = static_cast<double>(throttled);
-  into[5] = static_cast<double>(buffered);
+  into[4] = static_cast<double>(throttledNow(*pair));
+  into[5] = static_cast<double>(bufferedNow(*pair));
   return Napi::Boolean::New(info.Env(), true);
 }
 
-// totals(Float64Array(7))
+// owner(): an id for one relay's pairs, so that several relays of a process count for themselves
+Napi::Value Owner(const Napi::CallbackInfo& info) {
+  const uint32_t id = relay.nextId++;
+  relay.totals[id] = {};
+  return Napi::Number::New(info.Env(), id);
+}
+
+// totals(owner, Float64Array(7))
 void ReadTotals(const Napi::CallbackInfo& info) {
-  double* into = info[0].As<Napi::Float64Array>().Data();
-  DirectionCount user = relay.totals.fromUser, device = relay.totals.fromDevice;
+  const uint32_t owner = idOf(info, 0);
+  double* into = info[1].As<Napi::Float64Array>().Data();
+  Totals sum = relay.totals[owner];
+  size_t buffered = 0;
   for (const auto& [id, pair] : relay.pairs) {
-    user.bytes += pair->fromUser.bytes, user.messages += pair->fromUser.messages;
-    device.bytes += pair->fromDevice.bytes, device.messages += pair->fromDevice.messages;
+    if (pair->owner != owner) continue;
+    sum.fromUser.bytes += pair->fromUser.bytes, sum.fromUser.messages += pair->fromUser.messages;
+    sum.fromDevice.bytes += pair->fromDevice.bytes, sum.fromDevice.messages += pair->fromDevice.messages;
+    sum.flowPauses += pair->flowPauses;
+    sum.throttledMs += throttledNow(*pair);
+    buffered += bufferedNow(*pair);
   }
-  uint64_t throttled = relay.totals.throttledMs;
-  for (const auto& [id, half] : relay.halves) {
-    if (half->pausedBy & (kFlow | kPace)) throttled += uv_now(relay.loop) - half->throttledSinceMs;
-  }
-  into[0] = static_cast<double>(user.bytes);
-  into[1] = static_cast<double>(device.bytes);
-  into[2] = static_cast<double>(user.messages);
-  into[3] = static_cast<double>(device.messages);
-  into[4] = static_cast<double>(relay.totals.flowPauses);
-  into[5] = static_cast<double>(throttled) / 1000;
-  into[6] = static_cast<double>(OutQueue::totalBytes);
+  into[0] = static_cast<double>(sum.fromUser.bytes);
+  into[1] = static_cast<double>(sum.fromDevice.bytes);
+  into[2] = static_cast<double>(sum.fromUser.messages);
+  into[3] = static_cast<double>(sum.fromDevice.messages);
+  into[4] = static_cast<double>(sum.flowPauses);
+  into[5] = static_cast<double>(sum.throttledMs) / 1000;
+  into[6] = static_cast<double>(buffered);
 }
 
 // adopt(halfId): a held half goes to uWebSockets.js again, with pause and resume of the addon's
@@ -183,6 +199,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("sendText", Napi::Function::New(env, SendText));
   exports.Set("end", Napi::Function::New(env, End));
   exports.Set("statistics", Napi::Function::New(env, Statistics));
+  exports.Set("owner", Napi::Function::New(env, Owner));
   exports.Set("totals", Napi::Function::New(env, ReadTotals));
   exports.Set("adopt", Napi::Function::New(env, Adopt));
   exports.Set("pause", Napi::Function::New(env, Pause));

@@ -140,7 +140,13 @@ us_socket_t* tlsBaseData(us_socket_t* socket, char* data, int length) {
   Half* half = relay.find(socket);
   if (half == nullptr) return hooksOf(us.context(1, socket))->baseData(socket, data, length);
   half->inTlsRead = true;
-  us_socket_t* result = half->hooks->baseData(socket, data, length);
+  us_socket_t* result = socket;
+  // All but the last record first: see tls_records.h.
+  const size_t last = half->records.follow(data, static_cast<size_t>(length));
+  if (last != 0) result = half->hooks->baseData(socket, data, static_cast<int>(last));
+  if (half->stage != Stage::gone) {
+    result = half->hooks->baseData(socket, data + last, length - static_cast<int>(last));
+  }
   half->inTlsRead = false;
   if (half->stage != Stage::gone && !half->undelivered.empty()) result = deliverKept(*half, socket);
   if (half->stage == Stage::gone || length == 0) return result;
@@ -193,7 +199,7 @@ void applyPause(Half& half) {
 void pauseReading(Half& half, uint8_t reason) {
   const uint8_t before = half.pausedBy;
   half.pausedBy |= reason;
-  if ((reason & kFlow) && !(before & kFlow)) relay.totals.flowPauses++;
+  if ((reason & kFlow) && !(before & kFlow) && half.pair != nullptr) half.pair->flowPauses++;
   if ((half.pausedBy & (kFlow | kPace)) && !(before & (kFlow | kPace))) half.throttledSinceMs = uv_now(relay.loop);
   if (before == 0) applyPause(half);
 }
@@ -203,9 +209,7 @@ void resumeReading(Half& half, uint8_t reason) {
   half.pausedBy &= static_cast<uint8_t>(~reason);
   if (half.pausedBy == before) return;
   if ((before & (kFlow | kPace)) && !(half.pausedBy & (kFlow | kPace))) {
-    const uint64_t ms = uv_now(relay.loop) - half.throttledSinceMs;
-    relay.totals.throttledMs += ms;
-    if (half.pair != nullptr) half.pair->throttledMs += ms;
+    if (half.pair != nullptr) half.pair->throttledMs += uv_now(relay.loop) - half.throttledSinceMs;
   }
   if (half.pausedBy != 0 || half.socket == nullptr) return;
   half.lastReadTick = relay.tick;  // silence while paused says nothing about the peer

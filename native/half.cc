@@ -120,7 +120,15 @@ void flush(Half& half) {
   while (!half.out.empty()) {
     const std::string_view piece = half.out.front();
     const int written = us.write(half.ssl(), half.socket, piece.data(), static_cast<int>(piece.size()), 0);
-    if (written <= 0) break;
+    if (written <= 0) {
+      // A reset whose error an earlier write was told polls as writable for ever and never as an error.
+      if (isBroken(half)) {
+        half.closeNow = true;
+        markDirty(half);
+        return;
+      }
+      break;
+    }
     half.sent.walk(piece.data(), static_cast<size_t>(written));
     half.out.consume(static_cast<size_t>(written));
     half.lastWriteTick = relay.tick;

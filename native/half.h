@@ -20,6 +20,7 @@
 
 #include "frame.h"
 #include "out_queue.h"
+#include "tls_records.h"
 #include "usockets.h"
 
 namespace couplet {
@@ -74,12 +75,21 @@ struct DirectionCount {
   uint64_t messages = 0;
 };
 
+// Sums over the pairs of one owner (one relay of the process) that are gone; its running pairs come on top.
+struct Totals {
+  DirectionCount fromUser, fromDevice;
+  uint64_t flowPauses = 0;
+  uint64_t throttledMs = 0;
+};
+
 struct Pair {
   uint32_t id = 0;
+  uint32_t owner = 0;
   Half* user = nullptr;
   Half* device = nullptr;
   PairLimits limits;
   DirectionCount fromUser, fromDevice;
+  uint64_t flowPauses = 0;
   uint64_t throttledMs = 0;
   uint32_t lastMessageTick = 0;
   std::unique_ptr<Pace> pace;
@@ -118,6 +128,7 @@ struct Half {
   uint32_t deadlineTick = 0;
   uint64_t throttledSinceMs = 0;
   FrameReader reader;
+  TlsRecords records;          // of a TLS socket's input
   FrameWalker sent;            // where the bytes written so far stand in the stream of frames
   OutQueue out;
   std::string closeFrame;      // waits for the end of the frame in transit
@@ -132,12 +143,6 @@ struct Half {
   bool accepts() const { return stage == Stage::open || stage == Stage::finishing; }
 };
 
-struct Totals {
-  DirectionCount fromUser, fromDevice;  // of pairs that are gone
-  uint64_t flowPauses = 0;
-  uint64_t throttledMs = 0;
-};
-
 struct Relay {
   std::vector<Half*> byFd;
   std::unordered_map<uint32_t, Half*> halves;
@@ -147,7 +152,7 @@ struct Relay {
   std::vector<Pair*> ended, done;
   uint32_t nextId = 1;
   uint32_t tick = 1;
-  Totals totals;
+  std::unordered_map<uint32_t, Totals> totals;  // by owner
   uv_loop_t* loop = nullptr;
   std::function<void(Pair&)> onPairEnd;  // called in settle(), outside every socket callback
 
@@ -174,8 +179,10 @@ extern Relay relay;
 uint32_t hold(us_socket_t* socket, bool ssl, std::string& error);
 // Asks the operating system whether the peer of a held half has hung up, closed its WebSocket or vanished.
 bool isGone(Half& half);
+// Whether the connection of a half is reset or otherwise dead, whatever its socket polls for.
+bool isBroken(const Half& half);
 // Pairs two held halves: both get `greeting` as a text message, then each other's frames.
-Pair* pairHalves(Half& user, Half& device, std::string_view greeting, const PairLimits& limits,
+Pair* pairHalves(uint32_t owner, Half& user, Half& device, std::string_view greeting, const PairLimits& limits,
                  double bytesPerSecond, const std::string& userKey, double userBytesPerSecond);
 
 // -- flow.cc: reading ----------------------------------------------------------------------------------------------

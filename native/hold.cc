@@ -76,12 +76,19 @@ bool isGone(Half& half) {
   return closeFrameWaits(half.fd);
 }
 
-Pair* pairHalves(Half& user, Half& device, std::string_view greeting, const PairLimits& limits,
+bool isBroken(const Half& half) {
+  // The relay has not ended its own direction before a half lingers, so a hang-up can only be a dead connection.
+  pollfd entry = {half.fd, 0, 0};
+  return half.stage < Stage::lingering && ::poll(&entry, 1, 0) == 1 && (entry.revents & (POLLHUP | POLLERR)) != 0;
+}
+
+Pair* pairHalves(uint32_t owner, Half& user, Half& device, std::string_view greeting, const PairLimits& limits,
                  double bytesPerSecond, const std::string& userKey, double userBytesPerSecond) {
   if (user.mode != Mode::held || device.mode != Mode::held || &user == &device) return nullptr;
   auto owned = std::make_unique<Pair>();
   Pair* pair = owned.get();
   pair->id = relay.nextId++;
+  pair->owner = owner;
   pair->limits = limits;
   pair->lastMessageTick = relay.tick;
   const uint64_t now = uv_now(relay.loop);

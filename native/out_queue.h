@@ -33,7 +33,7 @@ class OutQueue {
     }
   }
 
-  // Bytes in all queues of the process: `couplet_buffered_bytes`.
+  // Bytes in all queues of the process.
   static size_t totalBytes;
 
  private:

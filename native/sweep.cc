@@ -109,7 +109,7 @@ void findVanished() {
     Half& half = *asked[i];
     if (half.mode == Mode::held) {
       if (events != 0 && isGone(half)) half.closeNow = true;
-    } else if (events & POLLERR || (events & POLLHUP && !half.finReceived)) {
+    } else if (events & (POLLERR | POLLHUP)) {
       half.closeNow = true;
     }
     if (half.closeNow) markDirty(half);
@@ -140,10 +140,13 @@ void onTick(uv_timer_t*) {
 }
 
 void freePair(Pair* pair) {
-  relay.totals.fromUser.bytes += pair->fromUser.bytes;
-  relay.totals.fromUser.messages += pair->fromUser.messages;
-  relay.totals.fromDevice.bytes += pair->fromDevice.bytes;
-  relay.totals.fromDevice.messages += pair->fromDevice.messages;
+  Totals& totals = relay.totals[pair->owner];
+  totals.fromUser.bytes += pair->fromUser.bytes;
+  totals.fromUser.messages += pair->fromUser.messages;
+  totals.fromDevice.bytes += pair->fromDevice.bytes;
+  totals.fromDevice.messages += pair->fromDevice.messages;
+  totals.flowPauses += pair->flowPauses;
+  totals.throttledMs += pair->throttledMs;
   if (pair->userPace && pair->userPace.use_count() == 1) relay.userPaces.erase(pair->userKey);
   relay.pairs.erase(pair->id);
   delete pair;

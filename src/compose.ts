@@ -28,7 +28,7 @@ import { NativeForwarder } from './relay/native-forwarder.ts';
 import { PortableForwarder } from './relay/portable-forwarder.ts';
 import { Relay, type RelaySettings } from './relay/relay.ts';
 import { TrustedProxies } from './server/address.ts';
-import { Listener, type TlsFiles } from './server/app.ts';
+import { checkCertificate, Listener, type TlsFiles } from './server/app.ts';
 import { DescriptorWatch } from './server/descriptor-watch.ts';
 import { registerHttp } from './server/http.ts';
 import { RelayEndpoint } from './server/relay-endpoint.ts';
@@ -101,6 +101,7 @@ export class Server {
   #events!: Events;
   #listener!: Listener;
   #endpoint!: RelayEndpoint;
+  #singleUse: SingleUseFile | undefined;
   #metrics!: RelayMetrics;
   #metricsServer: MetricsServer | undefined;
   #watch: DescriptorWatch | undefined;
@@ -109,6 +110,8 @@ export class Server {
   readonly #hurry = new AbortController();
   #restingSinceMs: number | undefined;
   #rests = 0;
+  /** Monotonic milliseconds before which a sink's next failure is not logged. */
+  readonly #sinkToldMs = new Map<string, number>();
 
   private constructor(loaded: LoadedConfig, { log, clock = systemClock }: Surroundings) {
     this.#loaded = loaded;
@@ -120,7 +123,12 @@ export class Server {
   /** Opens everything and accepts connections when it resolves. @throws CoupletError; then nothing is left open */
   static async start(loaded: LoadedConfig, surroundings: Surroundings): Promise<Server> {
     const server = new Server(loaded, surroundings);
-    await server.#start(surroundings.hooks ?? {});
+    try {
+      await server.#start(surroundings.hooks ?? {});
+    } catch (error) {
+      await server.#closeAll('could not start');
+      throw error;
+    }
     return server;
   }
 
@@ -153,11 +161,15 @@ export class Server {
 
   async #start(hooks: RelayHooks): Promise<void> {
     const { config } = this.#loaded;
+    // What only these parts can tell is asked first: a configuration error is told before anything is opened (R40).
+    const tls = tlsFiles(config);
+    if (tls !== undefined) checkCertificate(tls);
+    const proxies = new TrustedProxies(config.server.trustedProxies);
     ensureFolder(config.server.dataDir);
     const loginKey = loginKeyOf(this.#loaded);
     const path = await choosePath(config, this.#clock);
     this.#forwarder = path.forwarder;
-    const singleUse = new SingleUseFile({
+    this.#singleUse = new SingleUseFile({
       path: `${config.server.dataDir}/single-use`,
       clock: this.#clock,
       onProblem: (problem) => this.#log.logger.error({ err: problem }, problem.message),
@@ -174,7 +186,7 @@ export class Server {
       loginKey,
       cookieEncoding: config.auth.cookieEncoding,
       clock: this.#clock,
-      singleUse,
+      singleUse: this.#singleUse,
       allowNoUser: config.auth.allowNoUser,
       signedIds: config.relay.signedIds,
       anonymousDevice: config.messenger.allowAnonymousDevice,
@@ -182,7 +194,6 @@ export class Server {
       knownDomain: () => true,
     });
     const decider = new Decider(admitter, hooks);
-    const proxies = new TrustedProxies(config.server.trustedProxies);
     this.#endpoint = new RelayEndpoint({
       relay: this.#relay,
       addon: path.addon,
@@ -195,12 +206,7 @@ export class Server {
       limitHit: observer.upgradeLimitHit,
       failed: (error) => this.#log.logger.error({ err: error }, 'an upgrade request could not be decided on'),
     });
-    try {
-      await this.#open(config);
-    } catch (error) {
-      await this.#closeAll('could not start');
-      throw error;
-    }
+    await this.#open(config);
     this.#events.serverStarted({
       version: packageVersion(),
       pid: process.pid,
@@ -254,8 +260,16 @@ export class Server {
     return new Events({
       clock: this.#clock,
       sinks,
-      onSinkFailure: (sink, error) => this.#log.logger.error({ sink, err: error }, 'an event sink failed'),
+      onSinkFailure: (sink, error) => this.#tellSinkFailure(sink, error),
     });
+  }
+
+  /** One line per sink and ten seconds; the metric counts them all. */
+  #tellSinkFailure(sink: string, error: unknown): void {
+    const now = this.#clock.monotonicMs();
+    if (now < (this.#sinkToldMs.get(sink) ?? 0)) return;
+    this.#sinkToldMs.set(sink, now + 10_000);
+    this.#log.logger.error({ sink, err: error }, 'an event sink failed');
   }
 
   #sources(counters: Counters): Parameters<typeof createRelayMetrics>[0] {
@@ -353,9 +367,10 @@ export class Server {
     this.#watch?.stop();
     this.#listener?.close();
     const uptimeMs = this.#clock.monotonicMs() - this.#startedMs;
-    this.#events.serverStopped({ pid: process.pid, reason, uptimeMs });
-    await this.#events.close();
+    this.#events?.serverStopped({ pid: process.pid, reason, uptimeMs });
+    await this.#events?.close();
     await this.#metricsServer?.close();
+    this.#singleUse?.close();
     if (this.#forwarder instanceof NativeForwarder) this.#forwarder.release();
   }
 }

@@ -50,7 +50,17 @@ export async function createRelay(options: RelayOptions = {}): Promise<RelayServ
   const { settings, configFile, logTo = 2, ...hooks } = options;
   const loaded = loadConfig({ file: configFile, settings, env: {} });
   const log = createLogger({ level: loaded.config.log.level as LogLevel, to: logTo });
-  const server = await Server.start(loaded, { log, hooks });
+  const letGo = async () => {
+    await log.drained();
+    log.close();
+  };
+  let server: Server;
+  try {
+    server = await Server.start(loaded, { log, hooks });
+  } catch (error) {
+    await letGo();
+    throw error;
+  }
   return {
     address: server.address,
     port: server.port,
@@ -60,7 +70,7 @@ export async function createRelay(options: RelayOptions = {}): Promise<RelayServ
     revoke: (domain, id) => server.relay.revoke(domain, id),
     close: async () => {
       await server.stop('closed by the program');
-      await log.drained();
+      await letGo();
     },
   };
 }

@@ -14,6 +14,8 @@ import { packageVersion } from './core/version.ts';
 
 /** Exit codes of the contract: 0 clean, 2 a configuration error, 1 anything else. */
 const configurationError = 2;
+/** Found out only by the part that uses the setting, but before anything listens. */
+const configurationCodes = new Set(['CPL_CONFIG', 'CPL_TLS', 'CPL_TRUSTED_PROXY', 'CPL_LOGIN_KEY']);
 
 function print(line: string): void {
   process.stdout.write(`${line}\n`);
@@ -29,7 +31,7 @@ function program(): Command {
     .version(packageVersion())
     .showHelpAfterError(false)
     .exitOverride()
-    .configureOutput({ outputError: () => undefined });
+    .configureOutput({ writeErr: () => undefined, outputError: () => undefined });
   registerServe(root, {
     // Loaded here and not above: the other commands need neither uWebSockets.js nor the addon.
     start: async (loaded, log) => (await import('./compose.ts')).Server.start(loaded, { log }),
@@ -74,18 +76,26 @@ function interrupted(): AbortSignal {
   return signal;
 }
 
+/** Every error is one line on stderr: commander's suggestions and the stack of a bug are joined into it. */
+function fail(text: string, exitCode: number): void {
+  process.stderr.write(`couplet: ${text.trim().replaceAll(/\s*[\r\n]+\s*/g, ' ')}\n`);
+  process.exitCode = exitCode;
+}
+
+function commandLineError({ code, message }: CommanderError): string {
+  if (code === 'commander.help') return 'a command is needed; see --help';
+  return `${message.replace(/^error: /, '')}; see --help`;
+}
+
 try {
   await program().parseAsync();
 } catch (error) {
   if (error instanceof CommanderError) {
     // Help and version leave with 0 and have printed what was asked for.
-    if (error.exitCode !== 0) process.stderr.write(`couplet: ${error.message.replace(/^error: /, '')}; see --help\n`);
-    process.exitCode = error.exitCode === 0 ? 0 : configurationError;
+    if (error.exitCode !== 0) fail(commandLineError(error), configurationError);
   } else if (error instanceof CoupletError) {
-    process.stderr.write(`couplet: ${error.message}\n`);
-    process.exitCode = error.code === 'CPL_CONFIG' ? configurationError : 1;
+    fail(error.message, configurationCodes.has(error.code) ? configurationError : 1);
   } else {
-    process.stderr.write(`couplet: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
-    process.exitCode = 1;
+    fail(error instanceof Error ? (error.stack ?? error.message) : String(error), 1);
   }
 }

@@ -34,7 +34,11 @@ export function registerServe(program: Command, deps: ServeDeps): void {
     }
     const log = deps.makeLog(loaded.config.log.level);
     const fatal = new Fatal(log);
+    // Until there is a server to reload, a SIGHUP must not end the process.
+    const ignore = () => {};
+    process.on('SIGHUP', ignore);
     const server = await deps.start(loaded, log);
+    process.off('SIGHUP', ignore);
     fatal.server = server;
     handleSignals(server, log, load, fatal);
     tellListening(server, log);
@@ -66,8 +70,10 @@ function handleSignals(server: ServedServer, log: LogHandle, load: () => LoadedC
     try {
       server.reload(load());
     } catch (error) {
-      if (!(error instanceof CoupletError)) throw error;
-      server.reloadRefused(error);
+      // Whatever it is, the old configuration stays in use (R40).
+      const told =
+        error instanceof CoupletError ? error : new CoupletError('CPL_RELOAD', String(error), { cause: error });
+      server.reloadRefused(told);
     }
   });
 }

@@ -1,5 +1,7 @@
 import type { Admitter } from '../auth/admission.ts';
 import type { AdmissionResult, AdmittedHalf } from '../auth/admission-types.ts';
+import { CoupletError } from '../core/errors.ts';
+import { parseId } from '../core/ids.ts';
 import { parseRelayQuery } from '../protocol/relay-query.ts';
 import type { Identity } from '../relay/half.ts';
 import type { Decision, UpgradeRequest } from '../server/relay-endpoint.ts';
@@ -20,7 +22,7 @@ export class Decider {
 
   decide(request: UpgradeRequest): Decision | Promise<Decision> {
     const identity = this.#hooks.authenticate?.(request);
-    if (identity instanceof Promise) return identity.then((known) => this.#admit(request, known));
+    if (isPromise(identity)) return Promise.resolve(identity).then((known) => this.#admit(request, known));
     return this.#admit(request, identity);
   }
 
@@ -32,6 +34,7 @@ export class Decider {
       const detail = 'the authenticate hook refused the half';
       return { ok: false, httpStatus: 401, reason: 'hook-refused', detail, id: query.id, userid: '' };
     }
+    if (identity !== undefined) requireIdentity(identity);
     const { domain, address } = request;
     const vouched = identity === undefined ? {} : { vouched: identity };
     const result = this.#admitter.admit({ domain, query, address, ...vouched });
@@ -44,14 +47,39 @@ export class Decider {
       const { httpStatus, reason, detail, userid } = result;
       return { ok: false, httpStatus, reason, detail, id, userid };
     }
-    const allowed = this.#hooks.authorize?.(result.half) ?? true;
-    if (allowed instanceof Promise) return allowed.then((answer) => decisionOf(result.half, answer));
-    return decisionOf(result.half, allowed);
+    const { half } = result;
+    if (this.#hooks.authorize === undefined) return { ok: true, admission: half };
+    const allowed = this.#hooks.authorize(half);
+    if (isPromise(allowed)) return Promise.resolve(allowed).then((answer) => decisionOf(half, answer));
+    return decisionOf(half, allowed);
   }
 }
 
+/** True for promises of other makes too: one that is taken for an answer would let everybody in. */
+function isPromise<T>(value: T | PromiseLike<T>): value is PromiseLike<T> {
+  return typeof (value as PromiseLike<T> | null | undefined)?.then === 'function';
+}
+
+const kinds: readonly string[] = ['user', 'share', 'device', 'nouser', 'anonymous'] satisfies Identity['kind'][];
+
+/** A hook written in JavaScript may answer anything; half an identity would be compared with others as if it were one. */
+function requireIdentity(identity: Identity): void {
+  const { kind, side, userid, username } = identity;
+  const nobody = kind === 'nouser' || kind === 'anonymous';
+  const isUserid = typeof userid === 'string' && (nobody ? userid === '' : parseId(userid)?.kind === 'user');
+  const isSide = side === 'user' || side === 'device';
+  if (kinds.includes(kind) && isSide && isUserid && typeof username === 'string') return;
+  const said = JSON.stringify({ kind, side, userid, username });
+  throw new CoupletError(
+    'CPL_HOOK',
+    `the authenticate hook answered ${said}; it must be undefined, null or a whole identity with a userid user/DOMAIN/NAME`,
+    { level: 'error' },
+  );
+}
+
+/** Only `true` lets a half in: a hook written in JavaScript may forget its answer. */
 function decisionOf(half: AdmittedHalf, allowed: boolean): Decision {
-  if (allowed) return { ok: true, admission: half };
+  if (allowed === true) return { ok: true, admission: half };
   const detail = 'the authorize hook denied the half';
   return { ok: false, httpStatus: 403, reason: 'hook-denied', detail, id: half.id, userid: half.identity.userid };
 }

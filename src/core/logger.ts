@@ -1,4 +1,4 @@
-import { openSync, write, writeSync } from 'node:fs';
+import { closeSync, openSync, write, writeSync } from 'node:fs';
 import { type Logger, pino } from 'pino';
 import { type Clock, systemClock } from './clock.ts';
 import type { LogLevel } from './errors.ts';
@@ -27,6 +27,8 @@ export interface LogHandle {
   flush(): void;
   /** Resolves once everything queued is written or lost, after `withinMs` at the latest. */
   drained(withinMs?: number): Promise<void>;
+  /** Closes the file where it was given by its path, once what is under way is written; later lines are dropped. */
+  close(): void;
 }
 
 /**
@@ -86,7 +88,9 @@ function errorFields(error: Error): Record<string, unknown> {
 class LineSink {
   dropped = 0;
   readonly #fd: number;
+  readonly #isOwn: boolean;
   readonly #maxBytes: number;
+  #closed = false;
   #waiting: string[] = [];
   #waitingBytes = 0;
   #writing = false;
@@ -96,12 +100,13 @@ class LineSink {
 
   constructor(to: number | string, maxBytes: number) {
     this.#fd = typeof to === 'number' ? to : openSync(to, 'a', 0o600);
+    this.#isOwn = typeof to === 'string';
     this.#maxBytes = maxBytes;
   }
 
   write(line: string): void {
     const bytes = Buffer.byteLength(line);
-    if (this.#waitingBytes + bytes > this.#maxBytes) {
+    if (this.#closed || this.#waitingBytes + bytes > this.#maxBytes) {
       this.dropped++;
       return;
     }
@@ -152,6 +157,13 @@ class LineSink {
       // Full, closed, or a reader too slow at the very end: counted, there is nobody left to tell.
       this.dropped += lines;
     }
+  }
+
+  close(): void {
+    if (!this.#isOwn || this.#closed) return;
+    this.#closed = true;
+    if (this.#writing) this.#onEmpty.push(() => closeSync(this.#fd));
+    else closeSync(this.#fd);
   }
 
   drained(withinMs: number): Promise<void> {
@@ -218,5 +230,6 @@ export function createLogger(options: LoggerOptions = {}): LogHandle {
     droppedLines: () => sink.dropped,
     flush: () => sink.flush(),
     drained: (withinMs = 2000) => sink.drained(withinMs),
+    close: () => sink.close(),
   };
 }

@@ -24,13 +24,16 @@ export interface NativeAddon {
     bytesPerSecond: number,
     userKey: string,
     userBytesPerSecond: number,
+    owner: number,
   ): number;
   sendText(pairId: number, toUser: boolean, text: string): void;
   end(pairId: number, outcome: number, code: number, reason: string, keepTail: boolean): void;
   /** Fills bytes and messages by direction (user's first), throttled ms, buffered bytes; false where it is gone. */
   statistics(pairId: number, into: Float64Array): boolean;
-  /** Fills bytes and messages by direction, flow pauses, throttled seconds, buffered bytes. */
-  totals(into: Float64Array): void;
+  /** An id under which the pairs of one relay are summed up. */
+  owner(): number;
+  /** Fills bytes and messages by direction, flow pauses, throttled seconds, buffered bytes of an owner's pairs. */
+  totals(owner: number, into: Float64Array): void;
   /** Gives a held half back to uWebSockets.js; from then on `pause` and `resume` work on it. */
   adopt(halfId: number): void;
   pause(halfId: number): void;

@@ -29,12 +29,11 @@ export class NativeForwarder implements Forwarder {
   readonly #addon: NativeAddon;
   readonly #ends = new Map<number, (end: PairEnd) => void>();
   readonly #unsubscribe: () => void;
-  /** The addon counts for the whole process: what went before this forwarder (the self-test) is not its own. */
-  readonly #before = new Float64Array(7);
+  readonly #owner: number;
 
   constructor(addon: NativeAddon) {
     this.#addon = addon;
-    addon.totals(this.#before);
+    this.#owner = addon.owner();
     this.#unsubscribe = onNativePairEnd((pairId, outcome, closedBy, error) => {
       const onEnd = this.#ends.get(pairId);
       if (onEnd === undefined) return;
@@ -71,6 +70,7 @@ export class NativeForwarder implements Forwarder {
       options.bytesPerSecond,
       options.userPace?.key ?? '',
       options.userPace?.bytesPerSecond ?? 0,
+      this.#owner,
     );
     if (id === 0) {
       // A half went between the last look at it and now; the other one is still held.
@@ -100,15 +100,14 @@ export class NativeForwarder implements Forwarder {
   }
 
   totals(): ForwarderTotals {
-    this.#addon.totals(scratch);
-    const since = (index: number) => scratch[index]! - this.#before[index]!;
+    this.#addon.totals(this.#owner, scratch);
     return {
-      bytesUserToDevice: since(0),
-      bytesDeviceToUser: since(1),
-      messagesUserToDevice: since(2),
-      messagesDeviceToUser: since(3),
-      flowPauses: since(4),
-      flowPausedSeconds: since(5),
+      bytesUserToDevice: scratch[0]!,
+      bytesDeviceToUser: scratch[1]!,
+      messagesUserToDevice: scratch[2]!,
+      messagesDeviceToUser: scratch[3]!,
+      flowPauses: scratch[4]!,
+      flowPausedSeconds: scratch[5]!,
       bufferedBytes: scratch[6]!,
     };
   }

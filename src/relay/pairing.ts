@@ -99,9 +99,9 @@ export class Pairing<H extends Candidate> {
     return `${half.domain}\0${half.id}`;
   }
 
-  /** Whether a half that names this id now would meet one that waits. */
-  awaits(half: { readonly domain: string; readonly id: string }): boolean {
-    return this.waitingAt(half) !== undefined;
+  /** Whether a half that names this id now would wait; else it meets one that waits, or is one too many (R18). */
+  wouldWait(half: { readonly domain: string; readonly id: string }): boolean {
+    return this.#state(Pairing.key(half)) === 'absent';
   }
 
   /** The half that waits at this id. */

@@ -14,6 +14,8 @@ export interface PortableReceiver {
   /** Something of what was buffered has been written. */
   drained(): void;
   pong(): void;
+  /** A ping came; its answer is among what is buffered for the socket. */
+  pinged(): void;
   /** The socket is closed. */
   closed(how: SocketEnd): void;
 }

@@ -40,6 +40,8 @@ const readBytes = 524_288;
  */
 const closeMs = 3000;
 
+type PauseReason = 'flowPaused' | 'pacePaused' | 'pongPaused';
+
 /** `draining`: its close waits for its queue; `closing`: its close frame is out; `gone`: its socket is closed. */
 type Stage = 'open' | 'draining' | 'closing' | 'gone';
 
@@ -49,9 +51,10 @@ class End {
   queuedBytes = 0;
   bytes = 0;
   messages = 0;
-  /** Whether this half is not read, for its mate's backlog or for a pace. */
+  /** Whether this half is not read: for its mate's backlog, for a pace, for answers to its pings that it does not read. */
   flowPaused = false;
   pacePaused = false;
+  pongPaused = false;
   pausedSinceMs = 0;
   /** Milliseconds in ticks, so that an event loop that stood still does not count as silence. */
   silentMs = 0;
@@ -67,6 +70,10 @@ class End {
   constructor(socket: PortableSocket, side: Side) {
     this.socket = socket;
     this.side = side;
+  }
+
+  get paused(): boolean {
+    return this.flowPaused || this.pacePaused || this.pongPaused;
   }
 
   get backlog(): number {
@@ -153,7 +160,8 @@ export class PortablePair {
       if (end.stage === 'open') this.#check(end, ms);
       else this.#checkDeadline(end, ms);
       if (end.pacePaused && !this.#paces.some((pace) => pace.spent)) this.#unpause(end, 'pacePaused');
-      if (end.flowPaused && mate.backlog <= this.#options.lowWaterBytes) this.#unpause(end, 'flowPaused');
+      if (mate.backlog <= this.#options.lowWaterBytes) this.#unpause(end, 'flowPaused');
+      if (end.backlog <= this.#options.lowWaterBytes) this.#unpause(end, 'pongPaused');
     }
   }
 
@@ -164,8 +172,24 @@ export class PortablePair {
       pong: () => {
         end.silentMs = end.pingMs = 0;
       },
+      pinged: () => this.#pinged(end),
       closed: (how) => this.#closed(end, mate, how),
     };
+  }
+
+  // uWebSockets.js answers pings by itself and without a bound: one who pings and does not read is not read either.
+  #pinged(end: End): void {
+    end.silentMs = end.pingMs = 0;
+    const { highWaterBytes, maxMessageBytes } = this.#options;
+    if (end.stage !== 'open' || end.backlog <= highWaterBytes) return;
+    this.#pause(end, 'pongPaused');
+    this.#capUnpausable(end, end.backlog > highWaterBytes + maxMessageBytes + readBytes);
+  }
+
+  /** Without the addon's pause a backlog can only be capped. */
+  #capUnpausable(sender: End, isFull: boolean): void {
+    if (sender.socket.canPause || !isFull) return;
+    this.end('slow', closeCodes.slow, 'relay.highWaterBytes: the backlog is full', false, 'stalled');
   }
 
   #message(end: End, mate: End, data: ArrayBuffer, isBinary: boolean): void {
@@ -195,9 +219,7 @@ export class PortablePair {
     const { highWaterBytes, maxMessageBytes } = this.#options;
     if (mate.backlog <= highWaterBytes) return;
     this.#pause(end, 'flowPaused');
-    if (!end.socket.canPause && mate.backlog > highWaterBytes + maxMessageBytes + readBytes) {
-      this.end('slow', closeCodes.slow, 'relay.highWaterBytes: the backlog is full', false, 'stalled');
-    }
+    this.#capUnpausable(end, mate.backlog > highWaterBytes + maxMessageBytes + readBytes);
   }
 
   #push(end: End, data: ArrayBuffer | string, isBinary: boolean, bytes: number): void {
@@ -231,28 +253,34 @@ export class PortablePair {
     if (buffered < end.lastBuffered || buffered === 0) end.stalledMs = 0;
     end.lastBuffered = buffered;
     if (end.stage === 'draining' && end.backlog === 0) this.#sendClose(end);
-    if (mate.flowPaused && end.backlog <= this.#options.lowWaterBytes) this.#unpause(mate, 'flowPaused');
+    if (end.backlog > this.#options.lowWaterBytes) return;
+    this.#unpause(mate, 'flowPaused');
+    this.#unpause(end, 'pongPaused');
   }
 
-  #pause(end: End, why: 'flowPaused' | 'pacePaused'): void {
+  #pause(end: End, why: PauseReason): void {
     if (end[why] || !end.socket.canPause) return;
     if (why === 'flowPaused') this.#forwarder.sums.flowPauses++;
-    if (!end.flowPaused && !end.pacePaused) {
+    if (!end.paused) {
       end.pausedSinceMs = this.#forwarder.clock.monotonicMs();
       end.socket.pause();
     }
     end[why] = true;
   }
 
-  #unpause(end: End, why: 'flowPaused' | 'pacePaused'): void {
+  #unpause(end: End, why: PauseReason): void {
     if (!end[why]) return;
     end[why] = false;
-    if (end.flowPaused || end.pacePaused) return;
+    if (end.paused) return;
     const ms = this.#forwarder.clock.monotonicMs() - end.pausedSinceMs;
     this.#throttledMs += ms;
     this.#forwarder.sums.flowPausedSeconds += ms / 1000;
     end.silentMs = end.pingMs = 0;
     if (end.stage !== 'gone') end.socket.resume();
+  }
+
+  #unpauseAll(end: End): void {
+    for (const why of ['flowPaused', 'pacePaused', 'pongPaused'] as const) this.#unpause(end, why);
   }
 
   // Stalls by progress, silence by pings; a half with a backlog or one that is not read is judged by progress alone.
@@ -267,7 +295,7 @@ export class PortablePair {
       return;
     }
     end.stalledMs = 0;
-    if (this.#options.pingMs === 0 || end.flowPaused || end.pacePaused) return;
+    if (this.#options.pingMs === 0 || end.paused) return;
     end.silentMs += ms;
     if (end.pingMs > 0) {
       end.pingMs += ms;
@@ -301,8 +329,7 @@ export class PortablePair {
       end.queue = [];
       end.queuedBytes = 0;
     }
-    this.#unpause(end, 'flowPaused');
-    this.#unpause(end, 'pacePaused');
+    this.#unpauseAll(end);
     if (!keepTail) this.#sendClose(end);
     else this.#schedule();
   }
@@ -326,8 +353,7 @@ export class PortablePair {
     end.stage = 'gone';
     end.queue = [];
     end.queuedBytes = 0;
-    this.#unpause(end, 'flowPaused');
-    this.#unpause(end, 'pacePaused');
+    this.#unpauseAll(end);
     if (wasOpen) this.#closeMate(mate, how);
     this.#report();
     if (mate.stage === 'gone') this.#forwarder.forget(this, this.#options);

@@ -101,7 +101,7 @@ export class Relay {
 
   /** Asked before an upgrade: may this half come in, seen from the limits on waiting halves? (R26) */
   admitHalf(admission: Admission): AdmissionLimit | undefined {
-    if (this.pairing.awaits(admission)) return undefined; // it would not wait
+    if (!this.pairing.wouldWait(admission)) return undefined;
     return this.limits.admitWaiting(admission.address, this.pairing.waitingCount);
   }
 

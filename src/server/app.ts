@@ -32,6 +32,24 @@ type ListenOnHost = (
   done: (socket: us_listen_socket | false) => void,
 ) => TemplatedApp;
 
+function secureApp({ certFile, keyFile }: TlsFiles): TemplatedApp {
+  try {
+    return SSLApp({ cert_file_name: certFile, key_file_name: keyFile, ssl_prefer_low_memory_usage: true });
+  } catch (cause) {
+    const text = `tls.certFile ${certFile} and tls.keyFile ${keyFile} cannot be used; they must be an RSA or P-256 pair`;
+    throw new CoupletError('CPL_TLS', text, { level: 'error', cause });
+  }
+}
+
+/**
+ * Whether uWebSockets.js's TLS library takes a certificate: it knows fewer kinds than Node.js's, with which the
+ * configuration was checked.
+ * @throws CoupletError `CPL_TLS`
+ */
+export function checkCertificate(tls: TlsFiles): void {
+  secureApp(tls).close();
+}
+
 /**
  * The uWebSockets.js listener: one app, or after a certificate was replaced several, of which the newest listens and
  * the others carry the sessions they have (R40).
@@ -61,7 +79,11 @@ export class Listener {
   /** @throws CoupletError `CPL_LISTEN`, `CPL_TLS` */
   listen(): void {
     this.#apps.push(this.#makeApp());
+    const anyPort = this.#port === 0;
     this.#open();
+    // On port 0 µSockets leaves SO_REUSEADDR off, for accepted sockets too: with one open, the port could not be
+    // listened on again. So the port that was found is opened like one that was asked for.
+    if (anyPort) this.#reopen();
   }
 
   /** Stops accepting; connections that stand go on. */
@@ -79,7 +101,7 @@ export class Listener {
   /**
    * Goes on listening with another certificate. uWebSockets.js cannot reload one, so a new app takes over the port;
    * sessions of the old one are not touched.
-   * @throws CoupletError `CPL_TLS`: the old one still listens
+   * @throws CoupletError `CPL_TLS`, `CPL_LISTEN`: the old one still listens
    */
   replaceCertificate(tls: TlsFiles): void {
     const before = this.#tls;
@@ -91,10 +113,17 @@ export class Listener {
       this.#tls = before;
       throw error;
     }
-    const resting = this.#socket === undefined;
-    this.rest();
     this.#apps.push(app);
-    if (!resting) this.#open();
+    if (this.#socket === undefined) return;
+    try {
+      this.#reopen();
+    } catch (error) {
+      this.#apps.pop();
+      app.close();
+      this.#tls = before;
+      this.#open();
+      throw error;
+    }
   }
 
   /** Ends everything, also the connections that stand. */
@@ -104,25 +133,14 @@ export class Listener {
   }
 
   #makeApp(): TemplatedApp {
-    const tls = this.#tls;
-    let app: TemplatedApp;
-    try {
-      app =
-        tls === undefined
-          ? App()
-          : SSLApp({ cert_file_name: tls.certFile, key_file_name: tls.keyFile, ssl_prefer_low_memory_usage: true });
-    } catch (cause) {
-      throw new CoupletError(
-        'CPL_TLS',
-        `tls.certFile ${tls?.certFile} and tls.keyFile ${tls?.keyFile} do not work together`,
-        {
-          level: 'error',
-          cause,
-        },
-      );
-    }
-    this.#options.register(app, tls !== undefined);
+    const app = this.#tls === undefined ? App() : secureApp(this.#tls);
+    this.#options.register(app, this.#tls !== undefined);
     return app;
+  }
+
+  #reopen(): void {
+    this.rest();
+    this.#open();
   }
 
   #open(): void {

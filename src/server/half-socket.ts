@@ -77,6 +77,12 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
     this.#receiver?.pong();
   }
 
+  /** A ping came, and uWebSockets.js has answered it. */
+  pinged(): void {
+    if (this.#receiver !== undefined) this.#receiver.pinged();
+    else if (!this.#closing && this.bufferedBytes() > this.#maxEarlyBytes) this.#onFlood();
+  }
+
   socketClosed(code: number, reason: ArrayBuffer): void {
     if (this.#ws === undefined) return;
     this.#ws = undefined;
@@ -135,6 +141,8 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
   pause(): void {
     this.#paused = true;
     this.#addon?.pause(this.nativeId);
+    // In a read callback uWebSockets.js may still write, pongs at least: see #keepPaused.
+    setImmediate(() => this.#keepPaused());
   }
 
   resume(): void {

@@ -97,6 +97,7 @@ export class RelayEndpoint {
       open: (ws: WebSocket<HalfData>) => ws.getUserData().couplet.opened(ws),
       message: (ws, data, isBinary) => ws.getUserData().couplet.message(data, isBinary),
       drain: (ws) => ws.getUserData().couplet.drained(),
+      ping: (ws) => ws.getUserData().couplet.pinged(),
       pong: (ws) => ws.getUserData().couplet.pong(),
       close: (ws, code, reason) => ws.getUserData().couplet.socketClosed(code, reason),
     });
@@ -113,7 +114,8 @@ export class RelayEndpoint {
     });
     const request: UpgradeRequest = {
       domain,
-      query: req.getQuery(),
+      // The typings hide that there is none where the URL has no `?`.
+      query: (req.getQuery() as string | undefined) ?? '',
       address,
       origin: req.getHeader('origin'),
       host: req.getHeader('host'),

@@ -173,3 +173,20 @@ export async function rawHalf(t: TestContext, port: number, path: string, tls = 
   await half.answered();
   return half;
 }
+
+/** A TLS half with the TCP connection below it in hand, which alone can be reset. */
+export async function tlsHalfOverTcp(
+  t: TestContext,
+  port: number,
+  path: string,
+): Promise<{ half: RawHalf; tcp: Socket }> {
+  const tcp = connectTcp({ host: '127.0.0.1', port });
+  t.after(() => tcp.destroy());
+  tcp.on('error', () => {});
+  const socket = connectTls({ socket: tcp, rejectUnauthorized: false });
+  const half = new RawHalf(socket);
+  await once(socket, 'secureConnect');
+  socket.write(upgradeHead(path));
+  await half.answered();
+  return { half, tcp };
+}

@@ -22,11 +22,15 @@ export function temporaryFolder(t: TestContext): string {
 }
 
 /** A self-signed certificate for 127.0.0.1 and localhost. */
-export function makeCertificate(folder: string, name = 'tls'): { certFile: string; keyFile: string } {
+export function makeCertificate(
+  folder: string,
+  name = 'tls',
+  newKey: readonly string[] = ['ec', '-pkeyopt', 'ec_paramgen_curve:P-256'],
+): { certFile: string; keyFile: string } {
   const certFile = join(folder, `${name}.crt`);
   const keyFile = join(folder, `${name}.key`);
   const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1'];
-  const make = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'];
+  const make = ['req', '-x509', '-newkey', ...newKey, '-nodes', '-days', '2'];
   execFileSync('openssl', [...make, ...subject, '-keyout', keyFile, '-out', certFile], { stdio: 'pipe' });
   return { certFile, keyFile };
 }
@@ -38,6 +42,8 @@ export interface TestRelayOptions {
   /** `portable` with the addon's pause; `no-addon` is not reachable by configuration. */
   readonly forwarder?: 'native' | 'portable';
   readonly hooks?: RelayHooks;
+  /** Where log lines go; standard error unless told otherwise. */
+  readonly logTo?: string;
 }
 
 export type QueryOptions = Readonly<Record<string, string | number>>;
@@ -118,7 +124,11 @@ export async function startRelay(t: TestContext, options: TestRelayOptions = {})
   const settings: Record<string, Record<string, unknown>> = { ...defaults };
   for (const [group, values] of Object.entries(options.settings ?? {}))
     settings[group] = { ...settings[group], ...values };
-  const server = await createRelay({ ...options.hooks, settings });
+  const server = await createRelay({
+    ...options.hooks,
+    settings,
+    ...(options.logTo === undefined ? {} : { logTo: options.logTo }),
+  });
   t.after(async () => {
     // The first call drains; the second skips what waiting is left.
     await Promise.all([server.close(), server.close()]);

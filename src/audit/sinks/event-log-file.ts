@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { chmod, type FileHandle, mkdir, readdir, stat, unlink } from 'node:fs/promises';
+import { chmod, type FileHandle, readdir, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../../core/clock.ts';
 import { CoupletError } from '../../core/errors.ts';
+import { ensureFolder } from '../../core/lifecycle.ts';
 import {
   createWhole,
   eventFileName,
@@ -56,7 +57,7 @@ export function headOf(file: OpenEventFile, closed: boolean): Head {
  */
 export async function prepareFolder({ folder, key, clock }: FolderContext): Promise<void> {
   try {
-    await mkdir(folder, { recursive: true, mode: 0o700 });
+    ensureFolder(folder, 'audit.dir');
     await chmod(folder, 0o700);
     for (const name of (await readdir(folder)).filter(isTemporary)) {
       const info = await stat(join(folder, name)).catch(() => undefined);
