@@ -171,7 +171,11 @@ void Adopt(const Napi::CallbackInfo& info) {
   Half* half = relay.half(idOf(info, 0));
   if (half == nullptr || half->mode != Mode::held) return;
   half->mode = Mode::portable;
-  resumeReading(*half, kHeld);
+  if (half->undelivered.empty()) {
+    resumeReading(*half, kHeld);
+  } else {
+    markDirty(*half);
+  }
 }
 
 // pause(halfId), resume(halfId), keepPaused(halfId): the portable path's flow control

@@ -97,11 +97,6 @@ us_socket_t* plainData(us_socket_t* socket, char* data, int length) {
   return half->stage == Stage::gone ? result : endOfRead(*half, result, length);
 }
 
-// uWebSockets.js writes what it has buffered for a socket at the end of each of that socket's reads. Where the TLS layer
-// has filled its buffer, undecrypted input may be left, which such a write would delete: the read is kept, with the
-// padding that uWebSockets.js's parser writes into, until the TLS layer has used its input up.
-constexpr size_t kParserPadding = 32;
-
 void keepRead(Half& half, const char* data, int length) {
   std::string kept(kParserPadding, 0);
   kept.append(data, static_cast<size_t>(length));
@@ -109,15 +104,34 @@ void keepRead(Half& half, const char* data, int length) {
   half.undelivered.push_back(std::move(kept));
 }
 
-us_socket_t* deliverKept(Half& half, us_socket_t* socket) {
+us_socket_t* passKept(Half& half, us_socket_t* socket) {
   std::vector<std::string> reads;
   reads.swap(half.undelivered);
   us_socket_t* result = socket;
   for (std::string& read : reads) {
     if (half.stage == Stage::gone) break;
-    result = half.hooks->data(socket, read.data() + kParserPadding, static_cast<int>(read.size() - 2 * kParserPadding));
+    char* const data = read.data() + kParserPadding;
+    const size_t length = read.size() - 2 * kParserPadding;
+    if (half.mode == Mode::native) {
+      readPaired(half, data, length);
+    } else {
+      result = half.hooks->data(socket, data, static_cast<int>(length));
+    }
   }
   return result;
+}
+
+// A waiting TLS half is read a little, for its peer may say goodbye (sweep.cc); what it says is kept for its mate.
+void keepOfWaiting(Half& half, const char* data, int length) {
+  keepRead(half, data, length);
+  pauseReading(half, kHeld);
+  std::string all;
+  for (const std::string& read : half.undelivered) {
+    all.append(read, kParserPadding, read.size() - 2 * kParserPadding);
+  }
+  if (!holdsCloseFrame(all.data(), all.size())) return;
+  half.closeNow = true;
+  markDirty(half);
 }
 
 us_socket_t* tlsData(us_socket_t* socket, char* data, int length) {
@@ -127,6 +141,13 @@ us_socket_t* tlsData(us_socket_t* socket, char* data, int length) {
     readPaired(*half, data, static_cast<size_t>(length));
     return socket;
   }
+  if (half->mode == Mode::held) {
+    keepOfWaiting(*half, data, length);
+    return socket;
+  }
+  // uWebSockets.js writes what it has buffered for a socket at the end of each of that socket's reads. Where the TLS
+  // layer has filled its buffer, undecrypted input may be left, which such a write would delete: the read is kept until
+  // the TLS layer has used its input up.
   if (length == kReadBufferBytes || !half->undelivered.empty()) {
     keepRead(*half, data, length);
     return socket;
@@ -148,7 +169,9 @@ us_socket_t* tlsBaseData(us_socket_t* socket, char* data, int length) {
     result = half->hooks->baseData(socket, data + last, length - static_cast<int>(last));
   }
   half->inTlsRead = false;
-  if (half->stage != Stage::gone && !half->undelivered.empty()) result = deliverKept(*half, socket);
+  if (half->mode == Mode::portable && half->stage != Stage::gone && !half->undelivered.empty()) {
+    result = passKept(*half, socket);
+  }
   if (half->stage == Stage::gone || length == 0) return result;
   return endOfRead(*half, result, length);
 }
@@ -189,6 +212,11 @@ const Handlers& socketHandlers(bool ssl) {
   static const Handlers plain = {plainData, plainData, socketWritable<false>, socketEnd<false>, socketClosed<false>};
   static const Handlers tls = {tlsData, tlsBaseData, socketWritable<true>, socketEnd<true>, socketClosed<true>};
   return ssl ? tls : plain;
+}
+
+void deliverKept(Half& half) {
+  passKept(half, half.socket);
+  if (half.stage != Stage::gone) resumeReading(half, kHeld);
 }
 
 void applyPause(Half& half) {

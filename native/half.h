@@ -31,6 +31,10 @@ constexpr uint32_t kTickMs = 250;
 constexpr uint32_t kTicksPerSweep = 4;
 // From the relay's own close frame to the end of the TCP connection; with one tick of slack within 2 s (R42).
 constexpr uint32_t kCloseMs = 1700;
+// How far into a waiting half's unread bytes is looked for a close frame; a waiting TLS half's are read for that.
+constexpr int kPeekBytes = 65536;
+// What uWebSockets.js's parser writes into before and after the bytes it is given.
+constexpr size_t kParserPadding = 32;
 
 // Who reads a half: nobody; this addon; uWebSockets.js, which hands whole messages to JavaScript.
 enum class Mode : uint8_t { held, native, portable };
@@ -135,7 +139,9 @@ struct Half {
   std::string deferredPong;
   std::string deferredText;
   int peekedBytes = 0;  // how much was unread when a waiting half was last looked into
-  std::vector<std::string> undelivered;  // reads kept from uWebSockets.js until the TLS layer is done (flow.cc)
+  // Reads that came before they may be passed on, each padded by kParserPadding on both sides: those of a waiting TLS
+  // half, and on the portable path those that the TLS layer is not done with (flow.cc).
+  std::vector<std::string> undelivered;
 
   us_poll_t* poll() const { return reinterpret_cast<us_poll_t*>(socket); }
   bool ssl() const { return hooks->ssl; }
@@ -179,6 +185,8 @@ extern Relay relay;
 uint32_t hold(us_socket_t* socket, bool ssl, std::string& error);
 // Asks the operating system whether the peer of a held half has hung up, closed its WebSocket or vanished.
 bool isGone(Half& half);
+// Whether there is a close frame among the first bytes a client sent.
+bool holdsCloseFrame(const char* data, size_t length);
 // Whether the connection of a half is reset or otherwise dead, whatever its socket polls for.
 bool isBroken(const Half& half);
 // Pairs two held halves: both get `greeting` as a text message, then each other's frames.
@@ -192,6 +200,8 @@ void pauseReading(Half& half, uint8_t reason);
 void resumeReading(Half& half, uint8_t reason);
 // A failed write made the socket readable again (and so does an upgrade): take that back where it is paused.
 void applyPause(Half& half);
+// Passes on what was kept of a half that does not wait any more. Outside every socket callback.
+void deliverKept(Half& half);
 
 // -- half.cc: writing and ending -----------------------------------------------------------------------------------
 

@@ -22,12 +22,20 @@ void setKeepAlive(int fd) {
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
 }
 
-// True when a close frame is among the first unread bytes of a waiting plain socket: the peer has said goodbye, though
-// its connection stands until it is answered. Nothing is taken from the socket.
+// Looks at a waiting plain socket's unread bytes without taking them: its peer may have said goodbye, though its
+// connection stands until that is answered.
 bool closeFrameWaits(int fd) {
-  static char bytes[kFeedHeadroom + 65536];
-  const ssize_t length = recv(fd, bytes + kFeedHeadroom, sizeof bytes - kFeedHeadroom, MSG_PEEK | MSG_DONTWAIT);
-  if (length <= 0) return false;
+  static char bytes[kPeekBytes];
+  const ssize_t length = recv(fd, bytes, sizeof bytes, MSG_PEEK | MSG_DONTWAIT);
+  return length > 0 && holdsCloseFrame(bytes, static_cast<size_t>(length));
+}
+
+}  // namespace
+
+bool holdsCloseFrame(const char* data, size_t length) {
+  static std::string bytes;
+  bytes.assign(kFeedHeadroom, 0);
+  bytes.append(data, length);
   struct {
     bool closed = false;
     void output(char*, size_t) {}
@@ -37,11 +45,9 @@ bool closeFrameWaits(int fd) {
     bool boundary(bool) { return true; }
   } sink;
   FrameReader reader;
-  reader.feed(bytes + kFeedHeadroom, static_cast<size_t>(length), sink);
+  reader.feed(bytes.data() + kFeedHeadroom, length, sink);
   return sink.closed;
 }
-
-}  // namespace
 
 uint32_t hold(us_socket_t* socket, bool ssl, std::string& error) {
   if (socket == nullptr || us.isClosed(ssl, socket)) return 0;
@@ -66,7 +72,7 @@ uint32_t hold(us_socket_t* socket, bool ssl, std::string& error) {
 }
 
 bool isGone(Half& half) {
-  if (half.stage == Stage::gone || half.finReceived) return true;
+  if (half.stage == Stage::gone || half.finReceived || half.closeNow) return true;
   pollfd entry = {half.fd, POLLIN | POLLRDHUP, 0};
   if (::poll(&entry, 1, 0) < 1) return false;
   if (entry.revents & (POLLRDHUP | POLLHUP | POLLERR)) return true;
@@ -109,7 +115,7 @@ Pair* pairHalves(uint32_t owner, Half& user, Half& device, std::string_view gree
     half->mode = Mode::native;
     half->reader.maxMessageBytes = limits.maxMessageBytes;
     sendText(*half, greeting);
-    resumeReading(*half, kHeld);
+    if (half->undelivered.empty()) resumeReading(*half, kHeld);
   }
   relay.pairs.emplace(pair->id, owned.release());
   return pair;

@@ -2,6 +2,7 @@
 // the few halves that are being closed or paced; a sweep (once a second) walks all pairs, which keeps idle clocks,
 // pings and stall checks free of any timer or list of their own.
 #include <poll.h>
+#include <sys/ioctl.h>
 
 #include "half.h"
 
@@ -90,6 +91,14 @@ bool checkHalf(Half& half, Pair& pair) {
   return true;
 }
 
+// A waiting TLS half's unread bytes cannot be looked at where they are: they are read, as long as they are few.
+void readWaiting(Half& half) {
+  int unread = 0;
+  if (ioctl(half.fd, FIONREAD, &unread) != 0 || unread == 0) return;
+  half.peekedBytes += unread;
+  if (half.peekedBytes <= kPeekBytes) resumeReading(half, kHeld);
+}
+
 // A paused socket polls for nothing, so its hang-up is not seen by the event loop: ask for all of them at once. A held
 // half whose peer has ended is gone; a sender paused for flow control may have ended its stream and still be owed the
 // delivery of what it sent, so only a broken connection counts.
@@ -108,7 +117,9 @@ void findVanished() {
     const short events = entries[i].revents;
     Half& half = *asked[i];
     if (half.mode == Mode::held) {
-      if (events != 0 && isGone(half)) half.closeNow = true;
+      if (events == 0) continue;
+      if (isGone(half)) half.closeNow = true;
+      else if (half.ssl()) readWaiting(half);
     } else if (events & (POLLERR | POLLHUP)) {
       half.closeNow = true;
     }
@@ -180,8 +191,9 @@ void settle() {
           us.shutdown(half->ssl(), half->socket);
         }
         us.close(half->ssl(), half->socket, 0, nullptr);
-      } else if (half->mode == Mode::native) {
-        flush(*half);
+      } else {
+        if (half->mode != Mode::held && !half->undelivered.empty()) deliverKept(*half);
+        if (half->mode == Mode::native && half->stage != Stage::gone) flush(*half);
       }
     }
     over.swap(relay.ended);
