@@ -69,7 +69,14 @@ export interface AdmittedHalf {
   readonly routing?: RoutingInstruction;
 }
 
-export type AdmissionResult = { readonly ok: true; readonly half: AdmittedHalf } | Refusal;
+export type AdmissionResult =
+  | {
+      readonly ok: true;
+      readonly half: AdmittedHalf;
+      /** With `deferUse`, for a single-use cookie: uses it up; only then is the half let in. */
+      readonly useUp?: () => AdmissionResult | Promise<AdmissionResult>;
+    }
+  | Refusal;
 
 /** A browser's login session, already checked; counts where the URL has no cookie. */
 export interface LoginIdentity {
@@ -86,6 +93,8 @@ export interface AdmissionRequest {
   /** The half's address as R12 sees it. */
   readonly address: string;
   readonly login?: LoginIdentity;
+  /** Leave a single-use cookie unused until `useUp` is called: after the limits that could still turn the half away. */
+  readonly deferUse?: boolean;
   /** Who the half is, where the program around the relay says so; cookies are then not looked at. */
   readonly vouched?: AdmittedIdentity;
 }

@@ -72,12 +72,13 @@ export class Admitter {
     const opened = this.#open(query);
     if (opened === undefined) return { ok: true, half: this.#withoutCookie(request, login) };
     const { cookie } = opened;
-    if (cookie.kind !== 'share') return this.#useUp(opened, this.#withCookie(request, cookie, opened.expiresAtMs));
+    if (cookie.kind !== 'share')
+      return this.#useUp(request, opened, this.#withCookie(request, cookie, opened.expiresAtMs));
     const half = this.#withShare(request, cookie);
     const grant = this.#options.resolveShare!(cookie, request);
-    if (!(grant instanceof Promise)) return this.#useUp(opened, grantShare(half, grant, opened));
+    if (!(grant instanceof Promise)) return this.#useUp(request, opened, grantShare(half, grant, opened));
     return grant
-      .then((resolved) => this.#useUp(opened, grantShare(half, resolved, opened)))
+      .then((resolved) => this.#useUp(request, opened, grantShare(half, resolved, opened)))
       .catch((error: unknown) => {
         if (error instanceof Refused) return error.refusal;
         throw error;
@@ -251,15 +252,23 @@ export class Admitter {
   }
 
   /** [R7] `once`: the cookie counts as used from here on. */
-  #useUp(opened: OpenedCookie, half: AdmittedHalf): AdmissionResult | Promise<AdmissionResult> {
-    if (opened.once === undefined) return { ok: true, half };
+  #useUp(
+    request: AdmissionRequest,
+    opened: OpenedCookie,
+    half: AdmittedHalf,
+  ): AdmissionResult | Promise<AdmissionResult> {
+    const { once } = opened;
+    if (once === undefined) return { ok: true, half };
     const judge = (result: 'fresh' | 'used' | 'unavailable'): AdmissionResult => {
       if (result === 'fresh') return { ok: true, half };
       const detail = result === 'used' ? 'the cookie was used before' : 'it cannot be told whether the cookie was used';
       return new Refused(401, `once-${result}`, detail, half.identity.userid).refusal;
     };
-    const result = this.#options.singleUse.use(opened.once);
-    return result instanceof Promise ? result.then(judge) : judge(result);
+    const use = () => {
+      const result = this.#options.singleUse.use(once);
+      return result instanceof Promise ? result.then(judge) : judge(result);
+    };
+    return request.deferUse ? { ok: true, half, useUp: use } : use();
   }
 }
 

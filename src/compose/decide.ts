@@ -1,5 +1,5 @@
 import type { Admitter } from '../auth/admission.ts';
-import type { AdmissionResult, AdmittedHalf } from '../auth/admission-types.ts';
+import type { AdmissionResult, AdmittedHalf, Refusal } from '../auth/admission-types.ts';
 import { CoupletError } from '../core/errors.ts';
 import { parseId } from '../core/ids.ts';
 import { parseRelayQuery } from '../protocol/relay-query.ts';
@@ -37,22 +37,32 @@ export class Decider {
     if (identity !== undefined) requireIdentity(identity);
     const { domain, address } = request;
     const vouched = identity === undefined ? {} : { vouched: identity };
-    const result = this.#admitter.admit({ domain, query, address, ...vouched });
+    const result = this.#admitter.admit({ domain, query, address, deferUse: true, ...vouched });
     if (result instanceof Promise) return result.then((admitted) => this.#authorize(admitted, query.id));
     return this.#authorize(result, query.id);
   }
 
   #authorize(result: AdmissionResult, id: string): Decision | Promise<Decision> {
-    if (!result.ok) {
-      const { httpStatus, reason, detail, userid } = result;
-      return { ok: false, httpStatus, reason, detail, id, userid };
-    }
-    const { half } = result;
-    if (this.#hooks.authorize === undefined) return { ok: true, admission: half };
+    if (!result.ok) return refusal(result, id);
+    const { half, useUp } = result;
+    const confirm = useUp === undefined ? {} : { confirm: () => this.#confirm(useUp(), id) };
+    if (this.#hooks.authorize === undefined) return { ok: true, admission: half, ...confirm };
+    const answer = (allowed: boolean): Decision =>
+      // Only `true` lets a half in: a hook written in JavaScript may forget its answer.
+      allowed === true ? { ok: true, admission: half, ...confirm } : denied(half);
     const allowed = this.#hooks.authorize(half);
-    if (isPromise(allowed)) return Promise.resolve(allowed).then((answer) => decisionOf(half, answer));
-    return decisionOf(half, allowed);
+    return isPromise(allowed) ? Promise.resolve(allowed).then(answer) : answer(allowed);
   }
+
+  #confirm(used: AdmissionResult | Promise<AdmissionResult>, id: string): Decision | Promise<Decision> {
+    const decide = (result: AdmissionResult): Decision =>
+      result.ok ? { ok: true, admission: result.half } : refusal(result, id);
+    return used instanceof Promise ? used.then(decide) : decide(used);
+  }
+}
+
+function refusal({ httpStatus, reason, detail, userid }: Refusal, id: string): Decision {
+  return { ok: false, httpStatus, reason, detail, id, userid };
 }
 
 /** True for promises of other makes too: one that is taken for an answer would let everybody in. */
@@ -77,9 +87,7 @@ function requireIdentity(identity: Identity): void {
   );
 }
 
-/** Only `true` lets a half in: a hook written in JavaScript may forget its answer. */
-function decisionOf(half: AdmittedHalf, allowed: boolean): Decision {
-  if (allowed === true) return { ok: true, admission: half };
+function denied(half: AdmittedHalf): Decision {
   const detail = 'the authorize hook denied the half';
   return { ok: false, httpStatus: 403, reason: 'hook-denied', detail, id: half.id, userid: half.identity.userid };
 }

@@ -25,7 +25,12 @@ export interface UpgradeRequest {
 
 /** Whether a half comes in; a refusal has an HTTP status and the true reason, which only the event tells. */
 export type Decision =
-  | { readonly ok: true; readonly admission: Admission }
+  | {
+      readonly ok: true;
+      readonly admission: Admission;
+      /** To be asked when no limit turns the half away: uses up a single-use cookie, and may still refuse. */
+      readonly confirm?: () => Decision | Promise<Decision>;
+    }
   | {
       readonly ok: false;
       readonly httpStatus: number;
@@ -125,13 +130,16 @@ export class RelayEndpoint {
     const key = req.getHeader('sec-websocket-key');
     if (!this.#parts.relay.limits.admitUpgrade(address)) return this.#refuseByLimit(res, 'rate', request);
 
-    const upgrade = new PendingUpgrade(res, key, context, ssl);
+    this.#follow(() => this.#parts.decide(request), new PendingUpgrade(res, key, context, ssl), request);
+  }
+
+  #follow(decide: () => Decision | Promise<Decision>, upgrade: PendingUpgrade, request: UpgradeRequest): void {
     let decision: Decision | Promise<Decision>;
     try {
-      decision = this.#parts.decide(request);
+      decision = decide();
     } catch (error) {
       this.#parts.failed(error);
-      return respond(res, 503, 'the server cannot decide on this request');
+      return respond(upgrade.res, 503, 'the server cannot decide on this request');
     }
     if (decision instanceof Promise) this.#wait(decision, upgrade, request);
     else this.#finish(decision, upgrade, request);
@@ -173,6 +181,7 @@ export class RelayEndpoint {
     if (!this.#parts.accepting()) return respond(upgrade.res, 503, 'the server is going away');
     const limit = this.#parts.relay.admitHalf(decision.admission);
     if (limit !== undefined) return this.#refuseByLimit(upgrade.res, limit, request);
+    if (decision.confirm !== undefined) return this.#follow(decision.confirm, upgrade, request);
     const { relay, addon } = this.#parts;
     const socket = new UwsHalfSocket(
       addon,

@@ -120,12 +120,17 @@ test('[R24] what came before a failure is written, however late it is read', asy
   const data = randomBytes(72 * 1024);
   mate.input.write(data.subarray(0, 65_536));
   mate.input.write(data.subarray(65_536));
+  // The session may take its time to start: all of it has to be on its way before the mate leaves.
+  const unsent = () => mate.input.readableLength + mate.input.writableLength + mate.half.bufferedBytes;
+  while (unsent() > 0) await new Promise((resolve) => setTimeout(resolve, 5));
   await untilQuiet(() => mate.half.bufferedBytes);
   mate.half.close();
   await mate.half.closed;
   await untilQuiet(() => 0); // time enough to end without the rest
   writeFileSync(gate, '');
-  assert.ok((await buffer(child.stdout)).equals(data));
+  const written = await buffer(child.stdout);
+  assert.equal(written.length, data.length, await errors);
+  assert.ok(written.equals(data));
   assert.equal(await status, 1);
   assert.equal(await errors, 'couplet pipe: the mate left before the end of its data\n');
 });

@@ -103,7 +103,7 @@ export class TestRelay {
 
   /** A metric's value by its name and labels as they stand in the text: `couplet_halves{state="waiting"}`. */
   async metric(name: string): Promise<number> {
-    const response = await fetch(`http://${this.server.metricsAddress}/metrics`);
+    const response = await fetch(`http://${this.server.metricsAddress}/metrics`, { headers: { connection: 'close' } });
     const line = (await response.text()).split('\n').find((text) => text.startsWith(`${name} `));
     return line === undefined ? 0 : Number(line.slice(name.length + 1));
   }

@@ -178,7 +178,7 @@ export class ServeChild {
   }
 
   async metric(name: string): Promise<number> {
-    const response = await fetch(`http://${this.metricsAddress}/metrics`);
+    const response = await fetch(`http://${this.metricsAddress}/metrics`, { headers: { connection: 'close' } });
     const line = (await response.text()).split('\n').find((text) => text.startsWith(`${name} `));
     return line === undefined ? 0 : Number(line.slice(name.length + 1));
   }
