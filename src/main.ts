@@ -15,7 +15,7 @@ import { packageVersion } from './core/version.ts';
 /** Exit codes of the contract: 0 clean, 2 a configuration error, 1 anything else. */
 const configurationError = 2;
 /** Found out only by the part that uses the setting, but before anything listens. */
-const configurationCodes = new Set(['CPL_CONFIG', 'CPL_TLS', 'CPL_TRUSTED_PROXY', 'CPL_LOGIN_KEY']);
+const configurationCodes = new Set(['CPL_CONFIG', 'CPL_TLS', 'CPL_TRUSTED_PROXY']);
 
 function print(line: string): void {
   process.stdout.write(`${line}\n`);
