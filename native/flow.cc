@@ -129,9 +129,7 @@ void keepOfWaiting(Half& half, const char* data, int length) {
   for (const std::string& read : half.undelivered) {
     all.append(read, kParserPadding, read.size() - 2 * kParserPadding);
   }
-  if (!holdsCloseFrame(all.data(), all.size())) return;
-  half.closeNow = true;
-  markDirty(half);
+  if (holdsCloseFrame(all.data(), all.size())) answerGoodbye(half);
 }
 
 us_socket_t* tlsData(us_socket_t* socket, char* data, int length) {

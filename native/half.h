@@ -183,8 +183,11 @@ extern Relay relay;
 // Takes an open WebSocket under the addon's care and stops reading it. Returns the half's id, 0 where the socket is
 // closed already; `error` is set where its context's handlers could not be replaced.
 uint32_t hold(us_socket_t* socket, bool ssl, std::string& error);
-// Asks the operating system whether the peer of a held half has hung up, closed its WebSocket or vanished.
+// Asks the operating system whether the peer of a held half has hung up, closed its WebSocket or vanished; one that has
+// is closed by this.
 bool isGone(Half& half);
+// Answers the close frame of a waiting half.
+void answerGoodbye(Half& half);
 // Whether there is a close frame among the first bytes a client sent.
 bool holdsCloseFrame(const char* data, size_t length);
 // Whether the connection of a half is reset or otherwise dead, whatever its socket polls for.

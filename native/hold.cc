@@ -72,15 +72,23 @@ uint32_t hold(us_socket_t* socket, bool ssl, std::string& error) {
 }
 
 bool isGone(Half& half) {
-  if (half.stage == Stage::gone || half.finReceived || half.closeNow) return true;
+  if (half.stage != Stage::open || half.closeNow) return true;
   pollfd entry = {half.fd, POLLIN | POLLRDHUP, 0};
   if (::poll(&entry, 1, 0) < 1) return false;
-  if (entry.revents & (POLLRDHUP | POLLHUP | POLLERR)) return true;
+  if (entry.revents & (POLLRDHUP | POLLHUP | POLLERR)) {
+    half.closeNow = true;
+    markDirty(half);
+    return true;
+  }
   int unread = 0;
   if (half.ssl() || ioctl(half.fd, FIONREAD, &unread) != 0 || unread == half.peekedBytes) return false;
   half.peekedBytes = unread;
-  return closeFrameWaits(half.fd);
+  if (!closeFrameWaits(half.fd)) return false;
+  answerGoodbye(half);
+  return true;
 }
+
+void answerGoodbye(Half& half) { startClose(half, 1000, {}, false); }
 
 bool isBroken(const Half& half) {
   // The relay has not ended its own direction before a half lingers, so a hang-up can only be a dead connection.

@@ -117,13 +117,11 @@ void findVanished() {
     const short events = entries[i].revents;
     Half& half = *asked[i];
     if (half.mode == Mode::held) {
-      if (events == 0) continue;
-      if (isGone(half)) half.closeNow = true;
-      else if (half.ssl()) readWaiting(half);
+      if (events != 0 && !isGone(half) && half.ssl()) readWaiting(half);
     } else if (events & (POLLERR | POLLHUP)) {
       half.closeNow = true;
+      markDirty(half);
     }
-    if (half.closeNow) markDirty(half);
   }
 }
 

@@ -70,7 +70,16 @@ export function loadNative(): Loaded {
   try {
     const addon = createRequire(import.meta.url)(path) as NativeAddon & { load(onEnd: PairEndListener): string };
     const error = addon.load((pairId, outcome, closedBy, halfError) => {
-      for (const listener of listeners) listener(pairId, outcome, closedBy, halfError);
+      for (const listener of listeners) {
+        try {
+          listener(pairId, outcome, closedBy, halfError);
+        } catch (error) {
+          // Thrown into the addon it would surface in some later call; this way it is an exception nobody caught.
+          setImmediate(() => {
+            throw error;
+          });
+        }
+      }
     });
     loaded = error === '' ? { addon, error: '' } : { addon: undefined, error };
   } catch (cause) {

@@ -110,10 +110,13 @@ export class Relay {
     half.arrivedMs = this.#clock.monotonicMs();
     if (this.#closed) return this.#refuse(half, 'shutdown', closeCodes.goingAway, 'server going away');
     const { admission } = half;
-    if (admission.expiresAtMs !== undefined && admission.expiresAtMs <= this.#clock.nowMs()) {
-      return this.#refuse(half, 'expired', closeCodes.expired, 'token expired');
+    if (this.#isExpired(half)) return this.#refuse(half, 'expired', closeCodes.expired, 'token expired');
+    let waitingBefore = this.pairing.waitingAt(half);
+    if (waitingBefore !== undefined && this.#isExpired(waitingBefore)) {
+      this.#stopWaiting(waitingBefore, 'expired');
+      waitingBefore.socket.close(closeCodes.expired, 'token expired');
+      waitingBefore = undefined;
     }
-    const waitingBefore = this.pairing.waitingAt(half);
     const arrival = this.pairing.arrive(half, (user, device) => this.#overUserLimit(user, device));
     if (arrival.verdict === 'wait') return this.#wait(half);
     if (arrival.verdict === 'refuse') {
@@ -171,6 +174,10 @@ export class Relay {
     // Every forwarder closes its sockets by its own deadlines; this one only bounds a wait for a broken one.
     await this.#empty(Math.max(this.#settings.lingerMs, 2000) + 1000, new AbortController().signal);
     this.#keepalive.stop();
+  }
+
+  #isExpired({ admission }: Half): boolean {
+    return admission.expiresAtMs !== undefined && admission.expiresAtMs <= this.#clock.nowMs();
   }
 
   #wait(half: Half): void {
