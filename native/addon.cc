@@ -1,5 +1,6 @@
 // What the addon exports; src/native/binding.ts gives it types. Arguments are checked there, not here.
 #include <napi.h>
+#include <sys/resource.h>
 #include <v8.h>
 
 #include "half.h"
@@ -116,6 +117,14 @@ uint64_t throttledNow(const Pair& pair) {
   return ms;
 }
 
+uint64_t flowPausedNow(const Pair& pair) {
+  uint64_t ms = pair.flowPausedMs;
+  for (const Half* half : {pair.user, pair.device}) {
+    if (half != nullptr && half->pausedBy & kFlow) ms += uv_now(relay.loop) - half->flowPausedSinceMs;
+  }
+  return ms;
+}
+
 size_t bufferedNow(const Pair& pair) {
   size_t bytes = 0;
   for (const Half* half : {pair.user, pair.device}) bytes += half == nullptr ? 0 : half->out.size();
@@ -143,7 +152,7 @@ Napi::Value Owner(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), id);
 }
 
-// totals(owner, Float64Array(7))
+// totals(owner, Float64Array(8))
 void ReadTotals(const Napi::CallbackInfo& info) {
   const uint32_t owner = idOf(info, 0);
   double* into = info[1].As<Napi::Float64Array>().Data();
@@ -154,6 +163,7 @@ void ReadTotals(const Napi::CallbackInfo& info) {
     sum.fromUser.bytes += pair->fromUser.bytes, sum.fromUser.messages += pair->fromUser.messages;
     sum.fromDevice.bytes += pair->fromDevice.bytes, sum.fromDevice.messages += pair->fromDevice.messages;
     sum.flowPauses += pair->flowPauses;
+    sum.flowPausedMs += flowPausedNow(*pair);
     sum.throttledMs += throttledNow(*pair);
     buffered += bufferedNow(*pair);
   }
@@ -162,8 +172,9 @@ void ReadTotals(const Napi::CallbackInfo& info) {
   into[2] = static_cast<double>(sum.fromUser.messages);
   into[3] = static_cast<double>(sum.fromDevice.messages);
   into[4] = static_cast<double>(sum.flowPauses);
-  into[5] = static_cast<double>(sum.throttledMs) / 1000;
+  into[5] = static_cast<double>(sum.flowPausedMs) / 1000;
   into[6] = static_cast<double>(buffered);
+  into[7] = static_cast<double>(sum.throttledMs) / 1000;
 }
 
 // adopt(halfId): a held half goes to uWebSockets.js again, with pause and resume of the addon's
@@ -192,6 +203,12 @@ void KeepPaused(const Napi::CallbackInfo& info) {
   if (half != nullptr && half->mode == Mode::portable) applyPause(*half);
 }
 
+// forbidCoreDumps(): for this process and its children
+void ForbidCoreDumps(const Napi::CallbackInfo&) {
+  const rlimit none = {0, 0};
+  setrlimit(RLIMIT_CORE, &none);
+}
+
 }  // namespace
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
@@ -208,6 +225,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("adopt", Napi::Function::New(env, Adopt));
   exports.Set("pause", Napi::Function::New(env, Pause));
   exports.Set("resume", Napi::Function::New(env, Resume));
+  exports.Set("forbidCoreDumps", Napi::Function::New(env, ForbidCoreDumps));
   exports.Set("keepPaused", Napi::Function::New(env, KeepPaused));
   return exports;
 }

@@ -225,7 +225,10 @@ void applyPause(Half& half) {
 void pauseReading(Half& half, uint8_t reason) {
   const uint8_t before = half.pausedBy;
   half.pausedBy |= reason;
-  if ((reason & kFlow) && !(before & kFlow) && half.pair != nullptr) half.pair->flowPauses++;
+  if ((reason & kFlow) && !(before & kFlow)) {
+    half.flowPausedSinceMs = uv_now(relay.loop);
+    if (half.pair != nullptr) half.pair->flowPauses++;
+  }
   if ((half.pausedBy & (kFlow | kPace)) && !(before & (kFlow | kPace))) half.throttledSinceMs = uv_now(relay.loop);
   if (before == 0) applyPause(half);
 }
@@ -234,6 +237,9 @@ void resumeReading(Half& half, uint8_t reason) {
   const uint8_t before = half.pausedBy;
   half.pausedBy &= static_cast<uint8_t>(~reason);
   if (half.pausedBy == before) return;
+  if (half.pair != nullptr && (before & kFlow) && !(half.pausedBy & kFlow)) {
+    half.pair->flowPausedMs += uv_now(relay.loop) - half.flowPausedSinceMs;
+  }
   if ((before & (kFlow | kPace)) && !(half.pausedBy & (kFlow | kPace))) {
     if (half.pair != nullptr) half.pair->throttledMs += uv_now(relay.loop) - half.throttledSinceMs;
   }

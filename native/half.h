@@ -83,7 +83,8 @@ struct DirectionCount {
 struct Totals {
   DirectionCount fromUser, fromDevice;
   uint64_t flowPauses = 0;
-  uint64_t throttledMs = 0;
+  uint64_t flowPausedMs = 0;
+  uint64_t throttledMs = 0;  // by flow control or pacing
 };
 
 struct Pair {
@@ -94,6 +95,7 @@ struct Pair {
   PairLimits limits;
   DirectionCount fromUser, fromDevice;
   uint64_t flowPauses = 0;
+  uint64_t flowPausedMs = 0;
   uint64_t throttledMs = 0;
   uint32_t lastMessageTick = 0;
   std::unique_ptr<Pace> pace;
@@ -131,6 +133,7 @@ struct Half {
   uint32_t pingTick = 0;       // when an unanswered ping was sent; 0: none
   uint32_t deadlineTick = 0;
   uint64_t throttledSinceMs = 0;
+  uint64_t flowPausedSinceMs = 0;
   FrameReader reader;
   TlsRecords records;          // of a TLS socket's input
   FrameWalker sent;            // where the bytes written so far stand in the stream of frames

@@ -131,7 +131,7 @@ void sweep() {
   for (const auto& [id, pair] : relay.pairs) pairs.push_back(pair);
   for (Pair* pair : pairs) {
     if (pair->ended) continue;
-    if (pair->limits.idleTicks != 0 && relay.tick - pair->lastMessageTick >= pair->limits.idleTicks) {
+    if (pair->limits.idleTicks != 0 && relay.tick - pair->lastMessageTick > pair->limits.idleTicks) {
       endPair(*pair, Outcome::idle, 4504, "relay.idleMs: no message", false);
       continue;
     }
@@ -155,6 +155,7 @@ void freePair(Pair* pair) {
   totals.fromDevice.bytes += pair->fromDevice.bytes;
   totals.fromDevice.messages += pair->fromDevice.messages;
   totals.flowPauses += pair->flowPauses;
+  totals.flowPausedMs += pair->flowPausedMs;
   totals.throttledMs += pair->throttledMs;
   if (pair->userPace && pair->userPace.use_count() == 1) relay.userPaces.erase(pair->userKey);
   relay.pairs.erase(pair->id);

@@ -34,8 +34,13 @@ import { registerHttp } from './server/http.ts';
 import { RelayEndpoint } from './server/relay-endpoint.ts';
 import { selfTest } from './server/self-test.ts';
 
+export { forbidCoreDumps } from './native/binding.ts';
+
 /** From the first to the last close of a drain, milliseconds (R39). */
 const drainSpreadMs = 3000;
+
+/** From the last close frame to the end of its connection, milliseconds (R42), and a little slack. */
+const lastCloseMs = 2500;
 
 /** What a server is made of besides its configuration. */
 export interface Surroundings {
@@ -193,7 +198,7 @@ export class Server {
       routing: false,
       knownDomain: () => true,
     });
-    const decider = new Decider(admitter, hooks);
+    const decider = new Decider(admitter, hooks, config.server.allowedOrigins);
     this.#endpoint = new RelayEndpoint({
       relay: this.#relay,
       addon: path.addon,
@@ -276,7 +281,7 @@ export class Server {
     return {
       relay: () => counters.read(this.#relay),
       forwarders: () => [{ kind: this.#forwarder.kind, totals: this.#forwarder.totals() }],
-      throttledSeconds: () => this.#forwarder.totals().flowPausedSeconds,
+      throttledSeconds: () => this.#forwarder.totals().throttledSeconds,
       server: () => ({
         pendingUpgrades: this.#endpoint.pendingUpgrades,
         listenerResting: this.#restingSinceMs !== undefined,
@@ -360,6 +365,7 @@ export class Server {
     this.#log.logger.info({ reason, sessions: this.#relay.sessionCount }, 'stopping');
     this.#watch?.stop();
     await this.#relay.drain(this.#loaded.config.server.drainMs, drainSpreadMs, this.#hurry.signal);
+    await this.#endpoint.allClosed(lastCloseMs);
     await this.#closeAll(reason);
   }
 

@@ -34,7 +34,11 @@ function program(): Command {
     .configureOutput({ writeErr: () => undefined, outputError: () => undefined });
   registerServe(root, {
     // Loaded here and not above: the other commands need neither uWebSockets.js nor the addon.
-    start: async (loaded, log) => (await import('./compose.ts')).Server.start(loaded, { log }),
+    start: async (loaded, log) => {
+      const { forbidCoreDumps, Server } = await import('./compose.ts');
+      forbidCoreDumps();
+      return Server.start(loaded, { log });
+    },
     makeLog: (level) => createLogger({ level }),
     print,
   });

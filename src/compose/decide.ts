@@ -1,5 +1,6 @@
 import type { Admitter } from '../auth/admission.ts';
 import type { AdmissionResult, AdmittedHalf, Refusal } from '../auth/admission-types.ts';
+import { isOriginAllowed } from '../auth/origin.ts';
 import { CoupletError } from '../core/errors.ts';
 import { parseId } from '../core/ids.ts';
 import { parseRelayQuery } from '../protocol/relay-query.ts';
@@ -14,10 +15,13 @@ import type { RelayHooks } from './hooks.ts';
 export class Decider {
   readonly #admitter: Admitter;
   readonly #hooks: RelayHooks;
+  readonly #allowedOrigins: readonly string[];
 
-  constructor(admitter: Admitter, hooks: RelayHooks) {
+  /** @param allowedOrigins `server.allowedOrigins` */
+  constructor(admitter: Admitter, hooks: RelayHooks, allowedOrigins: readonly string[]) {
     this.#admitter = admitter;
     this.#hooks = hooks;
+    this.#allowedOrigins = allowedOrigins;
   }
 
   decide(request: UpgradeRequest): Decision | Promise<Decision> {
@@ -35,11 +39,22 @@ export class Decider {
       return { ok: false, httpStatus: 401, reason: 'hook-refused', detail, id: query.id, userid: '' };
     }
     if (identity !== undefined) requireIdentity(identity);
+    if (identity !== undefined && !this.#originAllowed(request)) {
+      const detail = 'a half with a login session needs an allowed Origin';
+      return { ok: false, httpStatus: 403, reason: 'origin', detail, id: query.id, userid: identity.userid };
+    }
     const { domain, address } = request;
     const vouched = identity === undefined ? {} : { vouched: identity };
     const result = this.#admitter.admit({ domain, query, address, deferUse: true, ...vouched });
     if (result instanceof Promise) return result.then((admitted) => this.#authorize(admitted, query.id));
     return this.#authorize(result, query.id);
+  }
+
+  /**
+   * R10: who sends a Cookie header is a browser with a login session, and any page can make a browser open a WebSocket.
+   */
+  #originAllowed({ cookie, origin, scheme, host }: UpgradeRequest): boolean {
+    return cookie === '' || isOriginAllowed(origin, scheme, host, this.#allowedOrigins);
   }
 
   #authorize(result: AdmissionResult, id: string): Decision | Promise<Decision> {

@@ -32,7 +32,7 @@ export interface NativeAddon {
   statistics(pairId: number, into: Float64Array): boolean;
   /** An id under which the pairs of one relay are summed up. */
   owner(): number;
-  /** Fills bytes and messages by direction, flow pauses, throttled seconds, buffered bytes of an owner's pairs. */
+  /** Fills bytes and messages by direction, flow pauses and their seconds, buffered bytes, throttled seconds. */
   totals(owner: number, into: Float64Array): void;
   /** Gives a held half back to uWebSockets.js; from then on `pause` and `resume` work on it. */
   adopt(halfId: number): void;
@@ -40,6 +40,7 @@ export interface NativeAddon {
   resume(halfId: number): void;
   /** To be called after uWebSockets.js wrote to a paused socket: a failed write makes it readable again. */
   keepPaused(halfId: number): void;
+  forbidCoreDumps(): void;
 }
 
 /** Called outside every socket callback, exactly once for each pair; its statistics can still be read in the call. */
@@ -86,6 +87,13 @@ export function loadNative(): Loaded {
     loaded = { addon: undefined, error: `the addon cannot be loaded: ${(cause as Error).message.split('\n')[0]}` };
   }
   return loaded;
+}
+
+/** R8: no core file of this process, in which cookies and keys would stand. False where the addon is not there. */
+export function forbidCoreDumps(): boolean {
+  const { addon } = loadNative();
+  addon?.forbidCoreDumps();
+  return addon !== undefined;
 }
 
 /** Registers a listener for ends of native pairs; returns what takes it off again. */

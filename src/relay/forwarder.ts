@@ -61,6 +61,8 @@ export interface ForwarderTotals {
   readonly messagesDeviceToUser: number;
   readonly flowPauses: number;
   readonly flowPausedSeconds: number;
+  /** Seconds in which flow control or pacing held reading back. */
+  readonly throttledSeconds: number;
   readonly bufferedBytes: number;
 }
 

@@ -18,7 +18,7 @@ const nothing: PairStatistics = {
   bufferedBytes: 0,
 };
 
-const scratch = new Float64Array(7);
+const scratch = new Float64Array(8);
 
 /**
  * Forwarding in the addon: paired sockets' frames never enter JavaScript. This class only opens and ends pairs and
@@ -109,6 +109,7 @@ export class NativeForwarder implements Forwarder {
       flowPauses: scratch[4]!,
       flowPausedSeconds: scratch[5]!,
       bufferedBytes: scratch[6]!,
+      throttledSeconds: scratch[7]!,
     };
   }
 

@@ -56,6 +56,7 @@ export class PortableForwarder implements Forwarder {
     messagesDeviceToUser: 0,
     flowPauses: 0,
     flowPausedSeconds: 0,
+    throttledSeconds: 0,
   };
   readonly #pairs = new Set<PortablePair>();
   readonly #userPaces = new Map<string, { pace: Pace; pairs: number }>();

@@ -56,6 +56,7 @@ class End {
   pacePaused = false;
   pongPaused = false;
   pausedSinceMs = 0;
+  flowSinceMs = 0;
   /** Milliseconds in ticks, so that an event loop that stood still does not count as silence. */
   silentMs = 0;
   pingMs = 0;
@@ -149,7 +150,7 @@ export class PortablePair {
 
   tick(ms: number): void {
     this.#idleMs += ms;
-    if (this.#cause === undefined && this.#options.idleMs > 0 && this.#idleMs >= this.#options.idleMs) {
+    if (this.#cause === undefined && this.#options.idleMs > 0 && this.#idleMs > this.#options.idleMs) {
       this.end('idle', closeCodes.idle, 'relay.idleMs: no message', false);
     }
     for (const [end, mate] of [
@@ -260,7 +261,10 @@ export class PortablePair {
 
   #pause(end: End, why: PauseReason): void {
     if (end[why] || !end.socket.canPause) return;
-    if (why === 'flowPaused') this.#forwarder.sums.flowPauses++;
+    if (why === 'flowPaused') {
+      this.#forwarder.sums.flowPauses++;
+      end.flowSinceMs = this.#forwarder.clock.monotonicMs();
+    }
     if (!end.paused) {
       end.pausedSinceMs = this.#forwarder.clock.monotonicMs();
       end.socket.pause();
@@ -271,10 +275,13 @@ export class PortablePair {
   #unpause(end: End, why: PauseReason): void {
     if (!end[why]) return;
     end[why] = false;
+    const now = this.#forwarder.clock.monotonicMs();
+    const { sums } = this.#forwarder;
+    if (why === 'flowPaused') sums.flowPausedSeconds += (now - end.flowSinceMs) / 1000;
     if (end.paused) return;
-    const ms = this.#forwarder.clock.monotonicMs() - end.pausedSinceMs;
+    const ms = now - end.pausedSinceMs;
     this.#throttledMs += ms;
-    this.#forwarder.sums.flowPausedSeconds += ms / 1000;
+    sums.throttledSeconds += ms / 1000;
     end.silentMs = end.pingMs = 0;
     if (end.stage !== 'gone') end.socket.resume();
   }

@@ -82,6 +82,9 @@ export class RelayEndpoint {
   /** Upgrades whose decision is under way. */
   pendingUpgrades = 0;
   readonly #parts: EndpointParts;
+  /** Halves whose sockets are open, also those that are being closed. */
+  #open = 0;
+  #onEmpty: (() => void)[] = [];
 
   constructor(parts: EndpointParts) {
     this.#parts = parts;
@@ -105,6 +108,18 @@ export class RelayEndpoint {
       ping: (ws) => ws.getUserData().couplet.pinged(),
       pong: (ws) => ws.getUserData().couplet.pong(),
       close: (ws, code, reason) => ws.getUserData().couplet.socketClosed(code, reason),
+    });
+  }
+
+  /** Resolves when every half's socket is closed, so that no close frame is cut off; after `withinMs` at the latest. */
+  allClosed(withinMs: number): Promise<void> {
+    if (this.#open === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, withinMs);
+      this.#onEmpty.push(() => {
+        clearTimeout(timer);
+        resolve();
+      });
     });
   }
 
@@ -187,10 +202,15 @@ export class RelayEndpoint {
       addon,
       upgrade.ssl,
       this.#parts.maxEarlyBytes(),
-      () => relay.left(half),
+      () => {
+        this.#open--;
+        relay.left(half);
+        if (this.#open === 0) for (const resolve of this.#onEmpty.splice(0)) resolve();
+      },
       () => relay.flooded(half),
     );
     const half = new Half(decision.admission, socket);
+    this.#open++;
     upgrade.accept({ couplet: socket });
     relay.join(half);
   }

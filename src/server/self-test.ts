@@ -99,7 +99,7 @@ async function prove(
 
   reader.pause();
   for (let i = 0; i < messages; i++) sender.send(Buffer.alloc(messageBytes, i & 0xff));
-  const now = new Float64Array(7);
+  const now = new Float64Array(8);
   const pair = new Float64Array(6);
   do {
     await new Promise((resolve) => setImmediate(resolve));

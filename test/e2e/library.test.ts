@@ -130,7 +130,8 @@ describe('the hook authenticate', () => {
       seen = request;
       return alice;
     };
-    const relay = await startRelay(t, { hooks: { authenticate } });
+    const settings = { server: { allowedOrigins: ['https://example.org'] } };
+    const relay = await startRelay(t, { hooks: { authenticate }, settings });
     const headers = { cookie: 'session=1', origin: 'https://example.org' };
     assert.equal(await status(connect(t, bare(relay, 'id=x&k=%20v'), { headers })), 101);
     const host = `127.0.0.1:${relay.port}`;

@@ -158,7 +158,7 @@ export class ForwarderDouble implements Forwarder {
   }
 
   totals() {
-    return { ...noStatistics, flowPauses: 0, flowPausedSeconds: 0 };
+    return { ...noStatistics, flowPauses: 0, flowPausedSeconds: 0, throttledSeconds: 0 };
   }
 }
 
