@@ -4,6 +4,7 @@
 #include <v8.h>
 
 #include "half.h"
+#include "recorder_addon.h"
 
 namespace couplet {
 
@@ -66,6 +67,12 @@ Napi::Value IsGone(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), half == nullptr || isGone(*half));
 }
 
+// promise(halfId): a held half is about to be paired
+void Promise(const Napi::CallbackInfo& info) {
+  Half* half = relay.half(idOf(info, 0));
+  if (half != nullptr) half->promised = true;
+}
+
 // close(halfId, code, reason): for a half that is not natively paired
 void Close(const Napi::CallbackInfo& info) {
   Half* half = relay.half(idOf(info, 0));
@@ -74,7 +81,8 @@ void Close(const Napi::CallbackInfo& info) {
 }
 
 // pair(userId, deviceId, greeting, highWater, lowWater, maxMessage, idleMs, stallMs, lingerMs, pingMs, hardClose,
-//      bytesPerSecond, userKey, userBytesPerSecond, owner): pair id, 0 where a half is gone
+//      bytesPerSecond, userKey, userBytesPerSecond, owner, recordingHandle, recordsStrictly): pair id, 0 where a half is
+//      gone
 Napi::Value PairUp(const Napi::CallbackInfo& info) {
   Half* user = relay.half(idOf(info, 0));
   Half* device = relay.half(idOf(info, 1));
@@ -89,7 +97,7 @@ Napi::Value PairUp(const Napi::CallbackInfo& info) {
   limits.pingTicks = ticksFor(static_cast<uint64_t>(numberOf(info, 9)));
   limits.hardClose = boolOf(info, 10);
   const Pair* pair = pairHalves(idOf(info, 14), *user, *device, textOf(info, 2), limits, numberOf(info, 11), textOf(info, 12),
-                                numberOf(info, 13));
+                                numberOf(info, 13), idOf(info, 15), boolOf(info, 16));
   return Napi::Number::New(info.Env(), pair == nullptr ? 0 : pair->id);
 }
 
@@ -112,7 +120,7 @@ void End(const Napi::CallbackInfo& info) {
 uint64_t throttledNow(const Pair& pair) {
   uint64_t ms = pair.throttledMs;
   for (const Half* half : {pair.user, pair.device}) {
-    if (half != nullptr && half->pausedBy & (kFlow | kPace)) ms += uv_now(relay.loop) - half->throttledSinceMs;
+    if (half != nullptr && half->pausedBy & kThrottles) ms += uv_now(relay.loop) - half->throttledSinceMs;
   }
   return ms;
 }
@@ -215,6 +223,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("load", Napi::Function::New(env, Load));
   exports.Set("hold", Napi::Function::New(env, Hold));
   exports.Set("isGone", Napi::Function::New(env, IsGone));
+  exports.Set("promise", Napi::Function::New(env, Promise));
   exports.Set("close", Napi::Function::New(env, Close));
   exports.Set("pair", Napi::Function::New(env, PairUp));
   exports.Set("sendText", Napi::Function::New(env, SendText));
@@ -227,6 +236,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("resume", Napi::Function::New(env, Resume));
   exports.Set("forbidCoreDumps", Napi::Function::New(env, ForbidCoreDumps));
   exports.Set("keepPaused", Napi::Function::New(env, KeepPaused));
+  exportRecorder(env, exports);
   return exports;
 }
 

@@ -40,10 +40,21 @@ struct Sink {
   void ping(const char* payload, size_t length) { sendPong(from, {payload, length}); }
   void pong() {}
   void close(const char* payload, size_t length) { onPeerClose(from, {payload, length}); }
-  bool boundary(bool messageEnd) {
+  void boundary(bool messageEnd) {
     from.reader.wantsBoundary = false;
     atFrameEnd(to, messageEnd);
-    return true;
+  }
+};
+
+// The same where the session is recorded.
+struct RecordingSink : Sink {
+  int64_t arrivedNs;  // of all that one read brings
+  void payload(const char* data, size_t length, uint64_t left, bool isBinary, bool fin) {
+    if (to.accepts()) record(from, data, length, left, isBinary, fin, arrivedNs);
+  }
+  void boundary(bool messageEnd) {
+    Sink::boundary(messageEnd);
+    afterRecorded(from);
   }
 };
 
@@ -54,7 +65,7 @@ struct ClosingSink {
   void ping(const char*, size_t) {}
   void pong() {}
   void close(const char*, size_t) { onPeerClose(from, {}); }
-  bool boundary(bool) { return true; }
+  void boundary(bool) {}
 };
 
 void readPaired(Half& half, char* data, size_t length) {
@@ -69,9 +80,16 @@ void readPaired(Half& half, char* data, size_t length) {
   }
   const uint64_t bytes = reader.bytes;
   const uint64_t messages = reader.messages;
-  Sink sink{half, *half.mate};
-  const FrameError error = reader.feed(data, length, sink);
   Pair& pair = *half.pair;
+  FrameError error;
+  if (pair.recording == nullptr) {
+    Sink sink{half, *half.mate};
+    error = reader.feed(data, length, sink);
+  } else {
+    RecordingSink sink{{half, *half.mate}, recordingNowNs(half)};
+    error = reader.feed(data, length, sink);
+    afterRecording(half);
+  }
   DirectionCount& count = half.userSide ? pair.fromUser : pair.fromDevice;
   count.bytes += reader.bytes - bytes;
   count.messages += reader.messages - messages;
@@ -129,7 +147,7 @@ void keepOfWaiting(Half& half, const char* data, int length) {
   for (const std::string& read : half.undelivered) {
     all.append(read, kParserPadding, read.size() - 2 * kParserPadding);
   }
-  if (holdsCloseFrame(all.data(), all.size())) answerGoodbye(half);
+  if (!half.promised && holdsCloseFrame(all.data(), all.size())) answerGoodbye(half);
 }
 
 us_socket_t* tlsData(us_socket_t* socket, char* data, int length) {
@@ -229,7 +247,7 @@ void pauseReading(Half& half, uint8_t reason) {
     half.flowPausedSinceMs = uv_now(relay.loop);
     if (half.pair != nullptr) half.pair->flowPauses++;
   }
-  if ((half.pausedBy & (kFlow | kPace)) && !(before & (kFlow | kPace))) half.throttledSinceMs = uv_now(relay.loop);
+  if ((half.pausedBy & kThrottles) && !(before & kThrottles)) half.throttledSinceMs = uv_now(relay.loop);
   if (before == 0) applyPause(half);
 }
 
@@ -240,7 +258,7 @@ void resumeReading(Half& half, uint8_t reason) {
   if (half.pair != nullptr && (before & kFlow) && !(half.pausedBy & kFlow)) {
     half.pair->flowPausedMs += uv_now(relay.loop) - half.flowPausedSinceMs;
   }
-  if ((before & (kFlow | kPace)) && !(half.pausedBy & (kFlow | kPace))) {
+  if ((before & kThrottles) && !(half.pausedBy & kThrottles)) {
     if (half.pair != nullptr) half.pair->throttledMs += uv_now(relay.loop) - half.throttledSinceMs;
   }
   if (half.pausedBy != 0 || half.socket == nullptr) return;

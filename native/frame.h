@@ -100,8 +100,10 @@ class FrameReader {
   //   void output(char* run, size_t length)   rewritten frame bytes, in order; valid during the call only
   //   void ping(const char* payload, size_t length), void pong()
   //   void close(const char* payload, size_t length)   after it nothing is read any more
-  //   bool boundary(bool messageEnd)   with wantsBoundary: the run so far is out, a frame has just ended;
-  //                                    false: stop reading here
+  //   void boundary(bool messageEnd)   with wantsBoundary: the run so far is out, a frame has just ended
+  //   void payload(const char* data, size_t length, uint64_t left, bool isBinary, bool fin)   where the sink has it:
+  //     bytes of a data frame of which `left` more are to come, before they go to output(). `isBinary` holds for a
+  //     message's first frame, `fin`: the frame is its message's last
   // Every output handed on before an error or a close is valid. After an error the reader must not be fed again.
   template <class Sink>
   FrameError feed(char* data, size_t length, Sink& sink) {
@@ -143,6 +145,11 @@ class FrameReader {
       }
       in += take;
       payloadLeft_ -= take;
+      if constexpr (requires { sink.payload(out, take, payloadLeft_, true, true); }) {
+        if (state_ == State::payload && (take != 0 || payloadLeft_ == 0)) {
+          sink.payload(out - take, take, payloadLeft_, opcode_ == kBinary, (firstByte_ & 0x80) != 0);
+        }
+      }
       if (payloadLeft_ != 0) {
         rotateMask(take & 3);
         break;  // the input is used up
@@ -167,7 +174,7 @@ class FrameReader {
         }
         if (wantsBoundary) {
           flush();
-          if (!sink.boundary(fin)) return FrameError::none;
+          sink.boundary(fin);
         }
       }
     }

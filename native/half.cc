@@ -63,6 +63,7 @@ void reportIfOver(Pair* pair) {
     return;
   }
   pair->reported = true;
+  stopRecording(*pair);
   relay.ended.push_back(pair);
 }
 
@@ -213,7 +214,7 @@ void startClose(Half& half, uint16_t code, std::string_view reason, bool keepTai
   } else {
     queueCloseFrame(half);
   }
-  resumeReading(half, kHeld | kFlow | kPace | kAsked);  // to see its close frame or its end
+  resumeReading(half, kHeld | kAsked | kThrottles);  // to see its close frame or its end
 }
 
 void endPair(Pair& pair, Outcome outcome, uint16_t code, std::string_view reason, bool keepTail, ClosedBy by,

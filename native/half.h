@@ -44,7 +44,9 @@ enum class Mode : uint8_t { held, native, portable };
 enum class Stage : uint8_t { open, finishing, draining, lingering, gone };
 
 // Why a half's socket is not read.
-enum PauseReason : uint8_t { kHeld = 1, kFlow = 2, kPace = 4, kAsked = 8, kFin = 16 };
+enum PauseReason : uint8_t { kHeld = 1, kFlow = 2, kPace = 4, kAsked = 8, kFin = 16, kRecorder = 32 };
+// Those by which the relay slows a sender down.
+constexpr uint8_t kThrottles = kFlow | kPace | kRecorder;
 
 // Order and meaning are those of `outcomes` in src/core/outcome.ts.
 enum class Outcome : uint8_t {
@@ -62,6 +64,7 @@ struct Pace {
 };
 
 struct Half;
+class Recording;
 
 struct PairLimits {
   uint64_t highWaterBytes = 1 << 20;
@@ -101,6 +104,9 @@ struct Pair {
   std::unique_ptr<Pace> pace;
   std::shared_ptr<Pace> userPace;
   std::string userKey;
+  Recording* recording = nullptr;  // until it ends or fails
+  uint32_t recordingHandle = 0;    // 0: the session is not recorded
+  bool recordsStrictly = false;
   bool ended = false;  // its cause is fixed: the first one counts
   bool reported = false;
   Outcome outcome = Outcome::normal;
@@ -119,6 +125,8 @@ struct Half {
   Stage stage = Stage::open;
   uint8_t pausedBy = 0;
   bool userSide = false;
+  bool promised = false;       // held, and about to be paired: what it sent, and its end, are for its mate
+  bool inPieces = false;       // the recorder has the beginning of a message of this half
   bool dirty = false;
   bool closeNow = false;       // to be closed in the next settle()
   bool peerClosed = false;     // its close frame has come
@@ -159,6 +167,7 @@ struct Relay {
   std::unordered_map<std::string, std::weak_ptr<Pace>> userPaces;
   std::vector<Half*> dirty, closing, paced, graveyard;
   std::vector<Pair*> ended, done;
+  std::unordered_map<uint32_t, Pair*> recorded;  // pairs with a recording, by its handle
   uint32_t nextId = 1;
   uint32_t tick = 1;
   std::unordered_map<uint32_t, Totals> totals;  // by owner
@@ -197,7 +206,8 @@ bool holdsCloseFrame(const char* data, size_t length);
 bool isBroken(const Half& half);
 // Pairs two held halves: both get `greeting` as a text message, then each other's frames.
 Pair* pairHalves(uint32_t owner, Half& user, Half& device, std::string_view greeting, const PairLimits& limits,
-                 double bytesPerSecond, const std::string& userKey, double userBytesPerSecond);
+                 double bytesPerSecond, const std::string& userKey, double userBytesPerSecond, uint32_t recording,
+                 bool strict);
 
 // -- flow.cc: reading ----------------------------------------------------------------------------------------------
 
@@ -233,6 +243,21 @@ void onPeerEnd(Half& half, bool orderly, HalfError error);
 void onFrameError(Half& half, FrameError error);
 // The socket is closed and about to be freed.
 void onSocketClosed(Half& half);
+
+// -- pair_recording.cc: what a recorded pair has to do with the recorder ------------------------------------------
+
+// Records what a pair forwards from now on; `handle` is the recorder's.
+void startRecording(Pair& pair, uint32_t handle, bool strict);
+// When what is read from a half of a recorded pair has arrived.
+int64_t recordingNowNs(const Half& from);
+// Takes payload of a data frame, as FrameReader tells of it.
+void record(Half& from, const char* data, size_t length, uint64_t left, bool isBinary, bool fin, int64_t arrivedNs);
+// At the end of a frame, where record() has asked for that: R35, nothing behind a message that is not recorded any more.
+void afterRecorded(Half& half);
+// After each read of a recorded half: back-pressure, and the end of a session whose strict recording has ended.
+void afterRecording(Half& half);
+// The pair forwards nothing any more.
+void stopRecording(Pair& pair);
 
 // -- sweep.cc: clocks ----------------------------------------------------------------------------------------------
 

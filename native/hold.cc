@@ -42,7 +42,7 @@ bool holdsCloseFrame(const char* data, size_t length) {
     void ping(const char*, size_t) {}
     void pong() {}
     void close(const char*, size_t) { closed = true; }
-    bool boundary(bool) { return true; }
+    void boundary(bool) {}
   } sink;
   FrameReader reader;
   reader.feed(bytes.data() + kFeedHeadroom, length, sink);
@@ -97,7 +97,8 @@ bool isBroken(const Half& half) {
 }
 
 Pair* pairHalves(uint32_t owner, Half& user, Half& device, std::string_view greeting, const PairLimits& limits,
-                 double bytesPerSecond, const std::string& userKey, double userBytesPerSecond) {
+                 double bytesPerSecond, const std::string& userKey, double userBytesPerSecond, uint32_t recording,
+                 bool strict) {
   if (user.mode != Mode::held || device.mode != Mode::held || &user == &device) return nullptr;
   auto owned = std::make_unique<Pair>();
   Pair* pair = owned.get();
@@ -126,6 +127,7 @@ Pair* pairHalves(uint32_t owner, Half& user, Half& device, std::string_view gree
     if (half->undelivered.empty()) resumeReading(*half, kHeld);
   }
   relay.pairs.emplace(pair->id, owned.release());
+  if (recording != 0) startRecording(*pair, recording, strict);
   return pair;
 }
 

@@ -109,14 +109,15 @@ void findVanished() {
   asked.clear();
   for (const auto& [id, half] : relay.halves) {
     if (half->pausedBy == 0 || half->stage == Stage::lingering) continue;
-    entries.push_back({half->fd, static_cast<short>(half->mode == Mode::held ? POLLIN | POLLRDHUP : 0), 0});
+    const bool waits = half->mode == Mode::held && !half->promised;
+    entries.push_back({half->fd, static_cast<short>(waits ? POLLIN | POLLRDHUP : 0), 0});
     asked.push_back(half);
   }
   if (entries.empty() || ::poll(entries.data(), entries.size(), 0) < 1) return;
   for (size_t i = 0; i < entries.size(); i++) {
     const short events = entries[i].revents;
     Half& half = *asked[i];
-    if (half.mode == Mode::held) {
+    if (half.mode == Mode::held && !half.promised) {
       if (events != 0 && !isGone(half) && half.ssl()) readWaiting(half);
     } else if (events & (POLLERR | POLLHUP)) {
       half.closeNow = true;

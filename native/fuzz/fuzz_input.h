@@ -1,8 +1,7 @@
 // How the fuzzer's bytes are read: settings, split lengths, and a client's stream, either as it is or as a program of
 // frames. The program form reaches long, valid streams with few bytes.
 //
-//   byte 0      kProgram, kBoundaries, kStop, kLimit (with kLimit: bytes 1 and 2 are the limit, low byte first)
-//   byte        with kStop: at which boundary reading stops, from 0
+//   byte 0      kProgram, kBoundaries, kLimit (with kLimit: bytes 1 and 2 are the limit, low byte first)
 //   byte        how many split lengths follow (of these the low 6 bits count)
 //   bytes       split lengths, gone through again and again; from 224: powers of two, see splitLength
 //   rest        the stream or the program
@@ -12,36 +11,14 @@
 #include <vector>
 
 #include "../test/harness.h"
+#include "bytes.h"
 
 namespace couplet::fuzz {
 
-enum Flag : uint8_t { kProgram = 1, kBoundaries = 2, kStop = 4, kLimit = 8 };
+enum Flag : uint8_t { kProgram = 1, kBoundaries = 2, kLimit = 4 };
 
 constexpr size_t kMostStreamBytes = 70000;  // past it no step is begun: room for one large frame and others
 constexpr size_t kMostPieces = 256;  // what is left then comes at once
-
-class Bytes {
- public:
-  Bytes(const uint8_t* data, size_t size) : data_(data), left_(size) {}
-  bool empty() const { return left_ == 0; }
-  uint8_t next() {
-    if (left_ == 0) return 0;
-    left_--;
-    return *data_++;
-  }
-  std::string take(size_t length) {
-    if (length > left_) length = left_;
-    const std::string taken(reinterpret_cast<const char*>(data_), length);
-    data_ += length;
-    left_ -= length;
-    return taken;
-  }
-  std::string rest() { return take(left_); }
-
- private:
-  const uint8_t* data_;
-  size_t left_;
-};
 
 // One step of a program: low four bits of its first byte choose the frame's first byte, high four bits its length.
 enum Step : uint8_t {
@@ -128,7 +105,6 @@ struct Input {
       const unsigned low = bytes.next();
       reading.maxMessageBytes = low | static_cast<unsigned>(bytes.next()) << 8;
     }
-    if (flags & kStop) reading.stopAt = 1 + size_t{bytes.next()};
     for (const char code : bytes.take(bytes.next() & 63)) splits.push_back(static_cast<uint8_t>(code));
     if (!(flags & kProgram)) {
       stream = bytes.rest();

@@ -1,7 +1,9 @@
-// Writes the fuzzer's first inputs to the folder named: streams that reach every state, so that it starts from there.
+// Writes the fuzzers' first inputs to the folders named: frame streams that reach every state, and recordings and
+// scripts of such, so that they start from there.
 #include <filesystem>
 #include <fstream>
 
+#include "../mcrec.h"
 #include "fuzz_input.h"
 
 using namespace couplet;
@@ -18,11 +20,58 @@ std::string step(uint8_t length, uint8_t first, uint8_t variant, std::string_vie
   abort();
 }
 
+class Folder {
+ public:
+  explicit Folder(const char* path) : path_(path) { std::filesystem::create_directories(path_); }
+  void write(const std::string& input) {
+    std::ofstream file(path_ / ("seed-" + std::to_string(count_++)), std::ios::binary);
+    file << input;
+    if (file.flush()) return;
+    fprintf(stderr, "cannot write the seeds to %s\n", path_.c_str());
+    exit(1);
+  }
+  size_t count() const { return count_; }
+  ~Folder() { printf("%zu seeds in %s\n", count_, path_.c_str()); }
+
+ private:
+  const std::filesystem::path path_;
+  size_t count_ = 0;
+};
+
+// See recorder_fuzz.cc and recorder_script.h.
+void writeRecordings(Folder folder) {
+  std::string file, sidecar(kSidecarRecordBytes, '\0');
+  storeSidecarHeader(sidecar.data(), 1'700'000'000'000'000'000);
+  for (uint16_t i = 0; i < 4; i++) {
+    const std::string data(i * 5 + 1u, 'x');
+    char header[kBlockHeaderBytes], record[kSidecarRecordBytes];
+    storeBlockHeader(header, i == 0 ? kHeaderBlock : kDataBlock, i, static_cast<uint32_t>(data.size()), i);
+    file.append(header, sizeof header).append(data);
+    storeSidecarRecord(record, i, i, static_cast<uint32_t>(data.size()), crc32c(0, data.data(), data.size()));
+    sidecar.append(record, sizeof record);
+  }
+  char end[kEndBlockBytes];
+  storeEndBlock(end, 9'000'000);
+  for (const char cut : {'\0', '\x20', '\x41'}) {
+    folder.write(std::string("\1\0", 2) + cut + file);
+    folder.write(std::string("\1\0", 2) + cut + file + std::string(end, sizeof end));
+    folder.write(std::string("\2\0", 2) + cut + sidecar);
+  }
+  // Two sessions, each with options and two bytes of room: messages of some lengths, pieces, waits, and an end.
+  const std::string steps("\x20\x0a\x05\x85\x00\x0c\x01\x10\x48\x10\x18\x01\xc4\x14\x11\x3f\x19\x40\x00\x00\xb0\x1c\x09\x07", 24);
+  for (const int options : {0x02, 0x03, 0x04, 0x08, 0x12, 0x13, 0x14, 0x32, 0x52, 0x80, 0x92, 0xb2, 0xd3}) {
+    for (const char room : {'\0', '\1', '\x2a'}) {
+      const std::string session = {static_cast<char>(options), room, static_cast<char>(room + options), '\x18'};
+      folder.write(std::string("\0\0\x21", 3) + static_cast<char>(1 | (options & 3) << 2) + session + session + steps + steps);
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    fprintf(stderr, "usage: %s <folder>\n", argv[0]);
+  if (argc != 3) {
+    fprintf(stderr, "usage: %s <folder for frames> <folder for recordings>\n", argv[0]);
     return 2;
   }
   const std::string declared("\x00\x00\x00\x01\x00\x00\x00\x00", 8), topBit("\x80\0\0\0\0\0\0\1", 8);
@@ -50,32 +99,21 @@ int main(int argc, char** argv) {
   }
 
   const std::vector<std::string> splits = {{}, "\x01", "\x03\x05\x02", "\x07\xe8", "\x40\x01\xff"};
-  const std::filesystem::path folder = argv[1];
-  std::filesystem::create_directories(folder);
-  size_t count = 0;
-  const auto write = [&](const std::string& input) {
-    std::ofstream file(folder / ("seed-" + std::to_string(count++)), std::ios::binary);
-    file << input;
-    if (!file.flush()) {
-      fprintf(stderr, "%s: cannot write the seeds to %s\n", argv[0], folder.c_str());
-      exit(1);
-    }
-  };
+  Folder folder(argv[1]);
   for (const std::string& program : programs) {
     for (const std::string& split : splits) {
       // The settings differ from input to input, so that each meets several streams.
-      const uint8_t settings = static_cast<uint8_t>((count * 2) & (kBoundaries | kStop | kLimit));
+      const uint8_t settings = static_cast<uint8_t>((folder.count() * 2) & (kBoundaries | kLimit));
       std::string head(1, static_cast<char>(settings | kProgram));
-      if (settings & kLimit) head += count % 3 == 0 ? std::string("\x22\x00", 2) : std::string("\xff\xff", 2);
-      if (settings & kStop) head += static_cast<char>(count % 5);
+      if (settings & kLimit) head += folder.count() % 3 == 0 ? std::string("\x22\x00", 2) : std::string("\xff\xff", 2);
       head += static_cast<char>(split.size());
       const std::string input = head + split + program;
-      write(input);
+      folder.write(input);
       // The same stream as it is, where that is short.
       const Input read(reinterpret_cast<const uint8_t*>(input.data()), input.size());
       head[0] = static_cast<char>(settings);
-      if (read.stream.size() <= 1024) write(head + split + read.stream);
+      if (read.stream.size() <= 1024) folder.write(head + split + read.stream);
     }
   }
-  printf("%zu seeds in %s\n", count, folder.c_str());
+  writeRecordings(Folder(argv[2]));
 }

@@ -40,8 +40,8 @@ std::string shown(const T& value) {
 
 #define CHECK_EQ(actual, expected)                                                                      \
   do {                                                                                                  \
-    const auto& actual_ = actual;                                                                       \
-    const auto& expected_ = expected;                                                                   \
+    const auto actual_ = actual; /* copies: either may be a part of something that is gone by the next line */ \
+    const auto expected_ = expected;                                                                    \
     if (!(actual_ == expected_))                                                                        \
       ::couplet::test::fail(__FILE__, __LINE__, #actual " == " #expected,                               \
                             ::couplet::test::shown(actual_) + " != " + ::couplet::test::shown(expected_)); \

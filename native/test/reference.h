@@ -19,7 +19,11 @@ struct Boundary {
   bool operator==(const Boundary&) const = default;
 };
 
-constexpr size_t kNever = SIZE_MAX;
+struct Message {
+  bool isBinary;
+  std::string data;
+  bool operator==(const Message&) const = default;
+};
 
 struct Parsed {
   std::string output;
@@ -28,13 +32,13 @@ struct Parsed {
   std::optional<std::string> close;
   FrameError error = FrameError::none;
   std::vector<Boundary> boundaries;
-  bool stopped = false;  // at the boundary asked for
   uint64_t messages = 0, bytes = 0;
+  std::vector<Message> payload;  // of all messages begun; the last one may not be whole
   bool inFrame = false, inMessage = false, atRest = true;
   uint64_t payloadLeft = 0, frameOutBytes = 0;  // of the frame begun; 0 where none is
 
   // Nothing is read after it.
-  bool over() const { return error != FrameError::none || close.has_value() || stopped; }
+  bool over() const { return error != FrameError::none || close.has_value(); }
 };
 
 // What is wrong with a whole header, if anything.
@@ -65,8 +69,8 @@ inline FrameError judge(uint8_t first, uint64_t length, bool fragmented, uint64_
   return FrameError::none;
 }
 
-// Reads a client's bytes from the first one. `stopAt`: how many frames' ends are passed before reading stops.
-inline Parsed parseClientStream(std::string_view in, uint64_t maxMessageBytes, size_t stopAt = kNever) {
+// Reads a client's bytes from the first one.
+inline Parsed parseClientStream(std::string_view in, uint64_t maxMessageBytes) {
   Parsed result;
   bool fragmented = false;
   uint64_t messageBytes = 0;
@@ -107,6 +111,8 @@ inline Parsed parseClientStream(std::string_view in, uint64_t maxMessageBytes, s
     }
     const std::string outHeader = frameHeader(first, 0, length, Width::shortest);
     result.output += outHeader + payload;
+    if (!fragmented) result.payload.push_back({(first & 15) == 2, {}});
+    result.payload.back().data += payload;
     result.bytes += here;
     messageBytes += length;
     const bool fin = first & 0x80;
@@ -123,10 +129,6 @@ inline Parsed parseClientStream(std::string_view in, uint64_t maxMessageBytes, s
       messageBytes = 0;
     }
     result.boundaries.push_back({result.output.size(), fin});
-    if (result.boundaries.size() == stopAt) {
-      result.stopped = true;
-      break;
-    }
   }
   result.inMessage = fragmented || result.inFrame;
   return result;

@@ -7,6 +7,8 @@ export interface NativeAddon {
   /** Stops reading an open uWebSockets.js WebSocket; 0 where it is closed already. Throws where it cannot be hooked. */
   hold(ws: object, ssl: boolean): number;
   isGone(halfId: number): boolean;
+  /** A held half is about to be paired: what it has sent, and its end, are for its mate. */
+  promise(halfId: number): void;
   close(halfId: number, code: number, reason: string): void;
   /** Bytes, milliseconds, bytes per second; 0 for off. Returns the pair's id, 0 where a half is gone. */
   pair(
@@ -25,6 +27,8 @@ export interface NativeAddon {
     userKey: string,
     userBytesPerSecond: number,
     owner: number,
+    recordingHandle: number,
+    recordsStrictly: boolean,
   ): number;
   sendText(pairId: number, toUser: boolean, text: string): void;
   end(pairId: number, outcome: number, code: number, reason: string, keepTail: boolean): void;
@@ -41,6 +45,51 @@ export interface NativeAddon {
   /** To be called after uWebSockets.js wrote to a paused socket: a failed write makes it readable again. */
   keepPaused(halfId: number): void;
   forbidCoreDumps(): void;
+}
+
+/** The recorder's part of the addon (native/recorder_addon.cc); to be used through `recorder-binding.ts`. */
+export interface RecorderAddon {
+  /** Once for the process, on its main thread; throws elsewhere. */
+  recorderStart(
+    onEvent: (kind: number, handle: number, errno: number, bytes: number, complete: boolean, file: string) => void,
+  ): void;
+  recorderConfigure(
+    threads: number,
+    flushBytes: number,
+    flushMs: number,
+    fsyncMs: number,
+    maxQueueBytes: number,
+    lowQueueBytes: number,
+    maxFileQueueBytes: number,
+  ): void;
+  /** A handle; a negative errno where the name is none. */
+  recorderOpen(folder: string, name: string, strict: boolean, sidecar: boolean, lines: boolean): number;
+  recorderStartNs(handle: number): bigint;
+  recorderWriteHeader(handle: number, json: string): boolean;
+  recorderAppend(handle: number, flags: number, data: ArrayBuffer | Uint8Array | string): boolean;
+  recorderHoldsBack(handle: number): boolean;
+  recorderSync(handle: number): void;
+  recorderClose(handle: number): void;
+  /** For the process's end: ends all recordings and hands out the last events. */
+  recorderStop(timeoutMs: number): boolean;
+  recorderFlushAll(finish: boolean, timeoutMs: number): boolean;
+  recorderStatistics(): [
+    bytesWritten: number,
+    blocks: number,
+    queueBytes: number,
+    assemblyBytes: number,
+    openFiles: number,
+    boundsUs: number[],
+    writeLatency: number[],
+    syncLatency: number[],
+    failures: number[],
+  ];
+}
+
+/** Locks of open files (native/file_lock.h), on any thread; to be used through `file-lock.ts`. */
+export interface FileLockAddon {
+  /** 0, or an errno, `EAGAIN` where another holds a lock that this one does not go with. */
+  lockFile(fd: number, exclusive: boolean): number;
 }
 
 /** Called outside every socket callback, exactly once for each pair; its statistics can still be read in the call. */
@@ -60,6 +109,27 @@ type Loaded =
 
 const listeners = new Set<PairEndListener>();
 let loaded: Loaded | undefined;
+let exported: object | undefined;
+
+/** @throws what Node.js says where the addon is not there or does not fit. */
+function requireAddon(): object {
+  const path = fileURLToPath(new URL('../../build/Release/couplet.node', import.meta.url));
+  exported ??= createRequire(import.meta.url)(path) as object;
+  return exported;
+}
+
+/** Where the addon, or its recorder on this platform, is not there: why, in one line. Needs no uWebSockets.js. */
+export function loadRecorder():
+  | { readonly addon: RecorderAddon & FileLockAddon }
+  | { readonly addon: undefined; readonly error: string } {
+  try {
+    const addon = requireAddon() as Partial<RecorderAddon & FileLockAddon>;
+    if (addon.recorderStart !== undefined) return { addon: addon as RecorderAddon & FileLockAddon };
+    return { addon: undefined, error: 'the native recorder is built for Linux only' };
+  } catch (cause) {
+    return { addon: undefined, error: `the addon cannot be loaded: ${(cause as Error).message.split('\n')[0]}` };
+  }
+}
 
 /**
  * Loads the addon and lets it find the uWebSockets.js library, which must be loaded before. `error` tells in one line
@@ -67,9 +137,8 @@ let loaded: Loaded | undefined;
  */
 export function loadNative(): Loaded {
   if (loaded !== undefined) return loaded;
-  const path = fileURLToPath(new URL('../../build/Release/couplet.node', import.meta.url));
   try {
-    const addon = createRequire(import.meta.url)(path) as NativeAddon & { load(onEnd: PairEndListener): string };
+    const addon = requireAddon() as NativeAddon & { load(onEnd: PairEndListener): string };
     const error = addon.load((pairId, outcome, closedBy, halfError) => {
       for (const listener of listeners) {
         try {

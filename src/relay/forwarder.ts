@@ -22,6 +22,23 @@ export interface PairOptions {
   readonly userPace?: { readonly key: string; readonly bytesPerSecond: number };
   /** `hd=1` on either half: TCP ends at once after tail and close frame. */
   readonly hardClose: boolean;
+  readonly recording?: PairRecording | undefined;
+}
+
+/** A session's recording as forwarders need it (R35, R36). */
+export interface PairRecording {
+  /** The native recorder's handle, with which the addon records what it forwards. */
+  readonly handle: number;
+  /** A recording that ends early ends the session. */
+  readonly strict: boolean;
+  /** The recording takes whole messages in JavaScript: the session's forwarder is the portable one. */
+  readonly takesText: boolean;
+  /** Records one message that has just arrived; false where the recording has ended. */
+  append(from: Side, data: ArrayBuffer, isBinary: boolean): boolean;
+  /** Whether what is recorded waits for the disk, so that reading is to be paused until `goOn`. */
+  holdsBack(): boolean;
+  /** Who is told of what happens to a recording by itself. One listener. */
+  listen(listener: { holdBack(): void; goOn(): void; failed(): void }): void;
 }
 
 /** Plain counters of one pair, read when the session ends or at scrape. */

@@ -71,6 +71,8 @@ export class NativeForwarder implements Forwarder {
       options.userPace?.key ?? '',
       options.userPace?.bytesPerSecond ?? 0,
       this.#owner,
+      options.recording?.handle ?? 0,
+      options.recording?.strict ?? false,
     );
     if (id === 0) {
       // A half went between the last look at it and now; the other one is still held.

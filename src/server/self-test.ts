@@ -54,6 +54,8 @@ export async function selfTest(addon: NativeAddon, tls: TlsFiles | undefined): P
             '',
             0,
             owner,
+            0,
+            false,
           );
           paired();
         },
