@@ -1,8 +1,10 @@
 #!/usr/bin/env node
+import { once } from 'node:events';
 import { Command, CommanderError } from 'commander';
 import { LoginKey } from './auth/keys.ts';
 import { registerAudit } from './cli/audit.ts';
 import { registerPipe } from './cli/pipe.ts';
+import { registerRecording } from './cli/recording.ts';
 import { registerServe } from './cli/serve.ts';
 import { registerToken } from './cli/token.ts';
 import { processIo } from './clients/standard-io.ts';
@@ -19,6 +21,17 @@ const configurationCodes = new Set(['CPL_CONFIG', 'CPL_TLS', 'CPL_TRUSTED_PROXY'
 
 function print(line: string): void {
   process.stdout.write(`${line}\n`);
+}
+
+/** For commands that print a lot: waits for the reader, and ends quietly where there is none any more (`| head`). */
+async function printAtReadersPace(line: string): Promise<void> {
+  if (process.stdout.listenerCount('error') === 0) {
+    process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EPIPE') throw error;
+      process.exit(0);
+    });
+  }
+  if (!process.stdout.write(`${line}\n`)) await once(process.stdout, 'drain');
 }
 
 function loginKey(flags: { loginKey?: string; loginKeyFile?: string }): LoginKey {
@@ -44,6 +57,7 @@ function program(): Command {
   });
   registerToken(root, { clock: systemClock, print, resolveLoginKey: loginKey });
   registerPipe(root, { resolveLoginKey: loginKey, io: processIo });
+  registerRecording(root, { print: printAtReadersPace, recordingsFolder: () => loadConfig().config.recording.dir });
   registerAudit(root, {
     print,
     dataFolder: ({ data }) => data ?? loadConfig().config.server.dataDir,

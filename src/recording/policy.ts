@@ -1,0 +1,97 @@
+import type { RecordingForm } from './naming.ts';
+
+export type RecordingMode = 'off' | 'best-effort' | 'strict';
+
+/** Whose sessions are recorded; of the lists given one match is enough. No list at all: everybody's. */
+export interface RecordingSelection {
+  /** User ids. */
+  readonly users?: readonly string[];
+  readonly userGroups?: readonly string[];
+  /** Ids of device groups. */
+  readonly deviceGroups?: readonly string[];
+}
+
+export interface RecordingSettings {
+  readonly mode: RecordingMode;
+  readonly folder: string;
+  /** Protocol numbers; absent: all. */
+  readonly protocols?: readonly number[] | undefined;
+  /** Whether a recording gets an index after its end. */
+  readonly index: boolean;
+  readonly selection?: RecordingSelection | undefined;
+}
+
+/** What a domain may have of its own [R33]. */
+export type RecordingOverrides = Partial<Pick<RecordingSettings, 'mode' | 'folder' | 'protocols' | 'index'>>;
+
+export interface RecordingOptions extends RecordingSettings {
+  readonly domains?: Readonly<Record<string, RecordingOverrides>>;
+}
+
+/** What the decision needs of a session. */
+export interface SessionToRecord {
+  readonly domain: string;
+  /** The user's id; `undefined`: no user is known. */
+  readonly userId: string | undefined;
+  readonly nodeId: string | undefined;
+  /** What the two halves say [R3]: one that is recorded is enough. */
+  readonly protocols: readonly number[];
+  /** Recorded as text: its id makes it a messenger session [R13], not what a half says. */
+  readonly messenger: boolean;
+}
+
+/** Who belongs to what; answered by the directory, and with "no" where there is none. */
+export interface Membership {
+  userIsIn(userId: string, userGroupId: string): boolean;
+  deviceIsIn(nodeId: string, deviceGroupId: string): boolean;
+}
+
+export type RecordingDecision =
+  | {
+      readonly record: true;
+      readonly mode: Exclude<RecordingMode, 'off'>;
+      readonly folder: string;
+      readonly index: boolean;
+      readonly form: RecordingForm;
+    }
+  | { readonly record: false; readonly why: 'off' | 'no-user' | 'protocol' | 'not-selected' };
+
+/** The settings of one domain: the global ones with the domain's own over them [R33]. */
+export function settingsOf(options: RecordingOptions, domain: string): RecordingSettings {
+  const { domains, ...settings } = options;
+  // An inherited name such as `constructor` has no settings in it either.
+  const own = domains?.[domain];
+  const given = Object.entries(own ?? {}).filter(([, value]) => value !== undefined);
+  return { ...settings, ...Object.fromEntries(given) };
+}
+
+/** Whether a session is recorded, where to and how [R33]. Asked once, when it starts. */
+export function decideRecording(
+  options: RecordingOptions,
+  session: SessionToRecord,
+  membership: Membership,
+): RecordingDecision {
+  const { mode, folder, protocols, index, selection } = settingsOf(options, session.domain);
+  if (mode === 'off') return { record: false, why: 'off' };
+  const { userId, nodeId } = session;
+  if (userId === undefined) return { record: false, why: 'no-user' };
+  if (protocols !== undefined && !session.protocols.some((protocol) => protocols.includes(protocol))) {
+    return { record: false, why: 'protocol' };
+  }
+  if (!isSelected(selection, userId, nodeId, membership)) return { record: false, why: 'not-selected' };
+  const form = session.messenger ? 'jsonl' : 'mcrec';
+  return { record: true, mode, folder, index, form };
+}
+
+function isSelected(
+  selection: RecordingSelection | undefined,
+  userId: string,
+  nodeId: string | undefined,
+  membership: Membership,
+): boolean {
+  const { users, userGroups, deviceGroups } = selection ?? {};
+  if (users === undefined && userGroups === undefined && deviceGroups === undefined) return true;
+  if (users?.includes(userId)) return true;
+  if (userGroups?.some((group) => membership.userIsIn(userId, group))) return true;
+  return nodeId !== undefined && deviceGroups?.some((group) => membership.deviceIsIn(nodeId, group)) === true;
+}
