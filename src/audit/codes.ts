@@ -9,10 +9,11 @@ export interface EventKind {
 }
 
 const sessionFields = ['domain', 'userid', 'username', 'guestname?', 'msgid', 'msgArgs', 'protocol', 'nodeid'] as const;
+const recordedFields = ['domain', 'userid', 'username', 'id', 'protocol', 'nodeid', 'mode'] as const;
 
 /**
  * Every kind of event that this version emits, by the name of the function of {@link Events} that emits it.
- * 10xx sessions, 11xx what did not become one, 20xx the server. `docs/reference/events.md` is held equal by a test.
+ * 10xx sessions, 11xx what did not become one, 12xx recordings, 20xx the server. `docs/reference/events.md` is held equal by a test.
  */
 export const eventKinds = {
   sessionStarted: {
@@ -60,6 +61,47 @@ export const eventKinds = {
     code: 'CPL-1105W',
     description: 'A limit was reached; repeated hits from one address before a session are counted into one event.',
     fields: ['limit', 'count', 'address', 'domain?', 'id?', 'userid?'],
+  },
+  recordingStarted: {
+    code: 'CPL-1201I',
+    description: 'The file of a recording was made, and its session is recorded from here on.',
+    fields: [...recordedFields, 'file'],
+  },
+  recordingFailed: {
+    code: 'CPL-1202E',
+    description: 'A session is not recorded, or not any more, or without the sidecar; carries what became of it.',
+    fields: [...recordedFields, 'file?', 'reason', 'consequence'],
+  },
+  recordingFinished: {
+    code: 'CPL-1203I',
+    description: 'A recording ended and all of it is written.',
+    fields: [...recordedFields, 'file', 'bytes', 'blocks?', 'complete'],
+  },
+  recordingSalvaged: {
+    code: 'CPL-1204W',
+    description: 'A recording that a crash had left unfinished was put in order at the start.',
+    fields: ['file', 'state', 'offset?', 'cutbytes?', 'text'],
+  },
+  recordingSalvageFailed: {
+    code: 'CPL-1205E',
+    description: 'A recording that is not in order was left as it is at the start.',
+    fields: ['file', 'reason'],
+  },
+  recordingDeleted: {
+    code: 'CPL-1206I',
+    description: 'A recording and its sidecar were deleted.',
+    fields: ['domain?', 'userid?', 'file', 'bytes', 'reason'],
+  },
+  recordingIndexFailed: {
+    code: 'CPL-1207W',
+    description: 'A finished recording could not be indexed; it plays, but players cannot seek in it.',
+    fields: ['file', 'reason'],
+  },
+  recordingRetentionFailed: {
+    code: 'CPL-1208E',
+    description:
+      'Recordings over the limits could not be deleted, or not be looked for; one event per folder and sweep.',
+    fields: ['folder', 'file?', 'count?', 'reason'],
   },
   serverStarted: {
     code: 'CPL-2001I',

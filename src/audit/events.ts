@@ -13,6 +13,24 @@ import {
   startFields,
 } from './fields.ts';
 import { LimitHits } from './limit-hits.ts';
+import {
+  type RecordingDeletedFacts,
+  type RecordingFailedFacts,
+  type RecordingFinishedFacts,
+  type RecordingIndexFailedFacts,
+  type RecordingRetentionFailedFacts,
+  type RecordingSalvagedFacts,
+  type RecordingSalvageFailedFacts,
+  type RecordingStartedFacts,
+  recordingDeletedFields,
+  recordingFailedFields,
+  recordingFinishedFields,
+  recordingIndexFailedFields,
+  recordingRetentionFailedFields,
+  recordingSalvagedFields,
+  recordingSalvageFailedFields,
+  recordingStartedFields,
+} from './recording-fields.ts';
 import { toSafeJson } from './safe-text.ts';
 import type { EventRecord, EventSink, EventValue } from './sink.ts';
 
@@ -156,6 +174,44 @@ export class Events {
       return;
     }
     this.#limitHits.hit(facts.limit, facts.address);
+  }
+
+  /** R35. */
+  recordingStarted(facts: RecordingStartedFacts): void {
+    this.#emit('recordingStarted', () => recordingStartedFields(facts));
+  }
+
+  /** R35, R36. */
+  recordingFailed(facts: RecordingFailedFacts): void {
+    this.#emit('recordingFailed', () => recordingFailedFields(facts));
+  }
+
+  recordingFinished(facts: RecordingFinishedFacts): void {
+    this.#emit('recordingFinished', () => recordingFinishedFields(facts));
+  }
+
+  /** R37: a file that was repaired or removed; those left as they are go to `recordingSalvageFailed`. */
+  recordingSalvaged(facts: RecordingSalvagedFacts): void {
+    this.#emit('recordingSalvaged', () => recordingSalvagedFields(facts));
+  }
+
+  /** R37: a file that was left as it is, because it cannot be written or repairing it would lose too much. */
+  recordingSalvageFailed(facts: RecordingSalvageFailedFacts): void {
+    this.#emit('recordingSalvageFailed', () => recordingSalvageFailedFields(facts));
+  }
+
+  /** R38. */
+  recordingDeleted(facts: RecordingDeletedFacts): void {
+    this.#emit('recordingDeleted', () => recordingDeletedFields(facts));
+  }
+
+  recordingIndexFailed(facts: RecordingIndexFailedFacts): void {
+    this.#emit('recordingIndexFailed', () => recordingIndexFailedFields(facts));
+  }
+
+  /** R38: once for a folder and sweep, however many files it is about. */
+  recordingRetentionFailed(facts: RecordingRetentionFailedFacts): void {
+    this.#emit('recordingRetentionFailed', () => recordingRetentionFailedFields(facts));
   }
 
   /** @param listen addresses that accept connections. */

@@ -1,6 +1,6 @@
 import { argv, stdout } from 'node:process';
 import { pathToFileURL } from 'node:url';
-import { type Setting, settings } from './schema.ts';
+import { type Member, type Setting, settings } from './schema.ts';
 
 /** The default as the reference page and the help texts show it; empty where there is none. */
 export function defaultText({ initial, derivedDefault }: Setting): string {
@@ -26,6 +26,12 @@ same sources are read again. Settings marked _reload_ then count at once, for ru
 change of any other is logged and waits for a restart; a reload with an error keeps the old configuration.
 `;
 
+const onChange = ({ reloadable }: Member) => (reloadable ? 'reload' : 'restart');
+
+function memberLine(member: Member): string {
+  return `- \`${member.key}\`: ${member.description} Allowed: ${member.allowed}. On change: ${onChange(member)}.\n`;
+}
+
 /** docs/reference/config.md as it must be. */
 export function configReference(): string {
   let page = intro;
@@ -44,8 +50,10 @@ ${setting.description}
 - default: ${initial === '' ? 'none' : setting.derivedDefault === undefined ? `\`${initial}\`` : initial}
 - variable: \`${setting.env}\`
 - flag: \`${setting.option} ${setting.placeholder}\`
-- on change: ${setting.reloadable ? 'reload' : 'restart'}
+- on change: ${onChange(setting)}
 `;
+    if (setting.members.length > 0)
+      page += `\nBelow each name may stand:\n\n${setting.members.map(memberLine).join('')}`;
   }
   return page;
 }

@@ -1,5 +1,5 @@
 import { CoupletError } from '../core/errors.ts';
-import { type Setting, settings } from './schema.ts';
+import { type Member, settings } from './schema.ts';
 
 /**
  * [R40] A configuration that cannot be used, code `CPL_CONFIG`; the CLI exits 2 on it. `problems` holds one line for
@@ -17,14 +17,18 @@ export class ConfigError extends CoupletError {
 const looksLikeKey = /[0-9a-fA-F]{64}/;
 
 /** A value as an error may show it: JSON in one line, cut at 80 characters, never a secret or what looks like one. */
-export function shown(value: unknown, setting?: Setting): string {
+export function shown(value: unknown, setting?: Pick<Member, 'secret'>): string {
   const text = JSON.stringify(value) ?? 'nothing';
   if (setting?.secret === true || looksLikeKey.test(text)) return '(value not shown)';
   return text.length > 80 ? `${text.slice(0, 77)}...` : text;
 }
 
 /** The line for a setting whose value is not allowed. */
-export function notAllowed(setting: Setting, value: unknown, source: string): string {
+export function notAllowed(
+  setting: Pick<Member, 'key' | 'allowed' | 'secret'>,
+  value: unknown,
+  source: string,
+): string {
   return `${setting.key} (${source}) is ${shown(value, setting)}; it must be ${setting.allowed}`;
 }
 

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { LineCounter, parseDocument } from 'yaml';
 import { ConfigError, knownKeys, notAllowed, shown, unknownName } from './errors.ts';
 import { type Setting, settings, settingsByKey } from './schema.ts';
+import { checkTable, isPlainObject } from './tables.ts';
 
 /** Settings given in one place, by key path, with the words that tell an operator where. */
 export type Layer = Map<string, { readonly value: unknown; readonly source: string }>;
@@ -115,12 +116,19 @@ function fromText(setting: Setting, text: string): unknown {
       return text === 'true' ? true : text === 'false' ? false : text;
     case 'list':
       if (text.startsWith('[')) return fromJson(text);
-      return text === '' ? [] : text.split(',').map((element) => element.trim());
+      return elementsOf(text);
+    case 'numbers':
+      if (text.startsWith('[')) return fromJson(text);
+      return elementsOf(text).map((element) => (/^[0-9]{1,16}$/.test(element) ? Number(element) : element));
     case 'object':
       return fromJson(text);
     case 'text':
       return text;
   }
+}
+
+function elementsOf(text: string): string[] {
+  return text === '' ? [] : text.split(',').map((element) => element.trim());
 }
 
 function fromJson(text: string): unknown {
@@ -146,7 +154,8 @@ export function mergeLayers(layers: readonly Layer[], problems: string[]): Layer
   }
   for (const [key, { value, source }] of merged) {
     const setting = settingsByKey.get(key)!;
-    if (!setting.type.safeParse(value).success || value === undefined)
+    if (setting.table !== undefined) merged.set(key, { value: checkTable(setting, value, source, problems), source });
+    else if (!setting.type.safeParse(value).success || value === undefined)
       problems.push(notAllowed(setting, value, source));
   }
   return merged;
@@ -156,8 +165,4 @@ export function mergeLayers(layers: readonly Layer[], problems: string[]): Layer
 export function errorCode(error: unknown): string {
   const code = (error as { code?: unknown } | undefined)?.code;
   return typeof code === 'string' ? code : 'unknown error';
-}
-
-function isPlainObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -71,18 +71,24 @@ function complete(layer: Layer): Config {
     if (name === undefined) nested[group] = value;
     else nested[group] = { ...(nested[group] as object | undefined), [name]: value };
   }
-  const { relay, audit, ...rest } = configSchema.parse(nested);
+  const { relay, recording, audit, ...rest } = configSchema.parse(nested);
   return {
     ...rest,
     relay: { ...relay, lowWaterBytes: relay.lowWaterBytes ?? Math.floor(relay.highWaterBytes / 4) },
+    recording: { ...recording, dir: recording.dir ?? join(rest.server.dataDir, 'recordings') },
     audit: { ...audit, dir: audit.dir ?? join(rest.server.dataDir, 'events') },
   };
 }
 
-function crossCheck({ relay, server, tls }: Config, problems: string[]): void {
+function crossCheck({ relay, recording, server, tls }: Config, problems: string[]): void {
   if (relay.lowWaterBytes >= relay.highWaterBytes) {
     problems.push(
       `relay.lowWaterBytes is ${relay.lowWaterBytes}; it must be less than relay.highWaterBytes, which is ${relay.highWaterBytes}`,
+    );
+  }
+  if (recording.fsyncMs < recording.flushMs) {
+    problems.push(
+      `recording.fsyncMs is ${recording.fsyncMs}; it must be at least recording.flushMs, which is ${recording.flushMs}`,
     );
   }
   if ((tls.certFile === undefined) !== (tls.keyFile === undefined)) {

@@ -1,6 +1,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { LoadedConfig } from './load.ts';
 import { type Config, type Setting, settings } from './schema.ts';
+import { withoutRestartOnly } from './tables.ts';
 
 /** A setting that differs between two configurations; the values are as a log may show them. */
 export interface ConfigChange {
@@ -30,7 +31,13 @@ export function planReload(old: LoadedConfig, next: LoadedConfig): ReloadPlan {
   const config = structuredClone(old.config);
   const tlsStays = (old.tlsFingerprint === '') === (next.tlsFingerprint === '');
   for (const setting of settings) {
-    const [from, to] = [read(old.config, setting), read(next.config, setting)];
+    const from = read(old.config, setting);
+    let to = read(next.config, setting);
+    if (setting.table !== undefined) {
+      const plan = withoutRestartOnly(setting, from, to);
+      needsRestart.push(...plan.needsRestart);
+      to = plan.running;
+    }
     if (isDeepStrictEqual(from, to)) continue;
     const change = { key: setting.key, from: masked(setting, from), to: masked(setting, to) };
     const now = setting.reloadable && (tlsStays || !setting.key.startsWith('tls.'));

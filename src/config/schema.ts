@@ -1,30 +1,32 @@
 import { z } from 'zod';
+import { domains, recording } from './recording.ts';
 import {
   address,
+  anyPath,
   choice,
   derivedWhole,
   isNetwork,
   isOrigin,
   list,
+  maxCount,
   maxTimerMs,
   onOff,
   optionalWords,
+  path,
   type SettingMeta,
   settingRegistry,
-  table,
+  type TableMeta,
+  tableMetas,
   whole,
   words,
 } from './setting.ts';
 
 /*
- * Every setting stands here once. Flags, help texts, environment names, the checks of the file, the JSON Schema and
+ * Every setting stands here (or in recording.ts) once. Flags, help texts, environment names, the checks of the file, the JSON Schema and
  * docs/reference/config.md are made from this definition.
  */
 
-const maxCount = 1_000_000_000;
 const maxRate = 1_000_000_000_000;
-const anyPath = /^[^\0]{1,4096}$/;
-const path = 'a path of 1 to 4096 characters';
 const reloadable = true;
 
 const server = z
@@ -188,18 +190,11 @@ export const configSchema = z
     server,
     tls,
     auth,
-    domains: table(
-      /^[A-Za-z0-9._-]{1,64}$/,
-      z.strictObject({}),
-      'a map of domain names (1 to 64 letters, digits, `.`, `_`, `-`) to {}',
-      {
-        about:
-          'Domains and their own settings, of which there are none yet. With directory `none` every domain is known.',
-      },
-    ),
+    domains,
     directory: choice(['none'], 'none', { about: 'Where users and devices are kept.', flag: 'directory' }),
     relay,
     messenger,
+    recording,
     audit,
     log,
   })
@@ -208,37 +203,50 @@ export const configSchema = z
 type Parsed = z.output<typeof configSchema>;
 
 /** The configuration of a server: every default filled in, also those worked out from other settings. */
-export type Config = Omit<Parsed, 'relay' | 'audit'> & {
+export type Config = Omit<Parsed, 'relay' | 'recording' | 'audit'> & {
   relay: Omit<Parsed['relay'], 'lowWaterBytes'> & { lowWaterBytes: number };
+  recording: Omit<Parsed['recording'], 'dir'> & { dir: string };
   audit: Omit<Parsed['audit'], 'dir'> & { dir: string };
 };
 
-/** One setting, with all its names. */
-export interface Setting extends SettingMeta {
-  /** Key path in the file, `relay.maxMessageBytes`. */
+/** A setting below the names of a table: it stands in the file, and has neither flag nor variable of its own. */
+export interface Member extends SettingMeta {
+  /** Key path in the file, `relay.maxMessageBytes`; of a table's member the part behind the name. */
   readonly key: string;
+  readonly type: z.ZodType;
+}
+
+/** One setting, with all its names. */
+export interface Setting extends Member {
   /** Environment variable, `COUPLET_RELAY_MAX_MESSAGE_BYTES`. */
   readonly env: string;
   /** Flag with its dashes, `--relay-max-message-bytes`. */
   readonly option: string;
   /** The default as JSON value; `undefined` where there is none or it is derived. */
   readonly initial: unknown;
-  readonly type: z.ZodType;
+  readonly table: TableMeta | undefined;
+  /** What may stand below each name of a table; empty for other settings. */
+  readonly members: readonly Member[];
 }
 
 const breakWords = (key: string, by: string) => key.replaceAll('.', by).replace(/([a-z0-9])([A-Z])/g, `$1${by}$2`);
+
+type Group = z.ZodObject<Record<string, z.ZodType>>;
 
 function collect(shape: Record<string, z.ZodType>, prefix: string): Setting[] {
   return Object.entries(shape).flatMap(([name, type]) => {
     const key = prefix + name;
     const meta = settingRegistry.get(type);
     if (meta === undefined) {
-      const group = (type as z.ZodPrefault<z.ZodObject<Record<string, z.ZodType>>>).unwrap();
+      const group = (type as z.ZodPrefault<Group> | z.ZodOptional<Group>).unwrap();
       return collect(group.shape, `${key}.`);
     }
     const option = `--${meta.flag ?? breakWords(key, '-').toLowerCase()}`;
     const initial = type instanceof z.ZodDefault ? type.def.defaultValue : undefined;
-    return [{ ...meta, key, env: `COUPLET_${breakWords(key, '_').toUpperCase()}`, option, initial, type }];
+    const env = `COUPLET_${breakWords(key, '_').toUpperCase()}`;
+    const table = tableMetas.get(type);
+    const members = table === undefined ? [] : collect(table.shape, '');
+    return [{ ...meta, key, env, option, initial, type, table, members }];
   });
 }
 

@@ -7,7 +7,7 @@ export interface SettingMeta {
   /** One phrase that ends "must be …", for errors and the reference page. */
   readonly allowed: string;
   /** How a text (environment, flag) becomes the value that the zod type checks. */
-  readonly form: 'text' | 'number' | 'boolean' | 'list' | 'object';
+  readonly form: 'text' | 'number' | 'boolean' | 'list' | 'numbers' | 'object';
   /** The value's name in help texts, `HOST:PORT`. */
   readonly placeholder: string;
   /** The flag's name without the dashes where it differs from the key path. */
@@ -16,11 +16,22 @@ export interface SettingMeta {
   readonly reloadable: boolean;
   /** True where the value must never be printed. */
   readonly secret: boolean;
-  /** The default in words where it is worked out from other settings. */
+  /** The default in words where it is worked out from other settings, or where absence has a meaning of its own. */
   readonly derivedDefault?: string;
 }
 
 export const settingRegistry = z.registry<SettingMeta>();
+
+/** What a setting that maps names to settings takes. */
+export interface TableMeta {
+  readonly name: RegExp;
+  /** What a name must be, in words. */
+  readonly names: string;
+  readonly shape: Record<string, z.ZodType>;
+}
+
+/** By the table's type. Not in the registry: its types would rewrite the zod types in the shape. */
+export const tableMetas = new Map<z.ZodType, TableMeta>();
 
 /** What the definition of a setting says besides its type. */
 export interface SettingText {
@@ -36,6 +47,9 @@ export interface SettingText {
 
 /** The largest delay a Node.js timer takes (2^31 - 1 ms); a longer one would fire at once. */
 export const maxTimerMs = 2_147_483_647;
+export const maxCount = 1_000_000_000;
+export const anyPath = /^[^\0]{1,4096}$/;
+export const path = 'a path of 1 to 4096 characters';
 
 function define<T extends z.ZodType>(
   type: T,
@@ -84,6 +98,15 @@ export function choice<const T extends readonly [string, ...string[]]>(
   return define(type, 'text', values.join('|'), allowed, text);
 }
 
+/** One of a few words, or absent. */
+export function optionalChoice<const T extends readonly [string, ...string[]]>(values: T, text: SettingText) {
+  return define(z.enum(values).optional(), 'text', values.join('|'), `one of ${values.join(', ')}`, text);
+}
+
+export function optionalOnOff(text: SettingText) {
+  return define(z.boolean().optional(), 'boolean', 'true|false', 'true or false', text);
+}
+
 /** A text with a default. */
 export function words(initial: string, pattern: RegExp, placeholder: string, allowed: string, text: SettingText) {
   return define(z.string().regex(pattern).default(initial), 'text', placeholder, allowed, text);
@@ -115,15 +138,34 @@ export function list(
   return define(type, 'list', placeholder, allowed, text);
 }
 
-/** A map of names to objects; as text it is JSON. */
-export function table<T extends z.ZodType>(
-  name: RegExp,
-  value: T,
+/** A list that may be absent, which is not the same as empty: an empty one is refused. */
+export function optionalList(
+  element: (value: string) => boolean,
+  placeholder: string,
   allowed: string,
   text: SettingText,
-): z.ZodDefault<z.ZodRecord<z.ZodString, T>> {
-  const type = z.record(z.string().regex(name), value).default({});
-  return define(type, 'object', 'JSON', allowed, text);
+) {
+  return define(z.array(z.string().refine(element)).min(1).optional(), 'list', placeholder, allowed, text);
+}
+
+/** A list of some of `values` that may be absent; an empty one is refused. */
+export function optionalNumbers(values: readonly number[], text: SettingText) {
+  const type = z.array(z.literal(values)).min(1).optional();
+  return define(type, 'numbers', 'N,…', `a list of one or more of ${values.join(', ')}`, text);
+}
+
+/** A map of names to settings of their own; as text it is JSON. `names` says what a name must be. */
+export function table<T extends z.ZodRawShape & Record<string, z.ZodType>>(
+  what: string,
+  name: RegExp,
+  names: string,
+  shape: T,
+  text: SettingText,
+) {
+  const type = z.record(z.string().regex(name), z.strictObject(shape)).default({});
+  const defined = define(type, 'object', 'JSON', `a map of ${what} (${names}) to their settings`, text);
+  tableMetas.set(defined, { name, names, shape });
+  return defined;
 }
 
 /** Takes `HOST:PORT` or `[IPV6]:PORT` apart; `undefined` where the text is neither. */

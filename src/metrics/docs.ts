@@ -6,7 +6,7 @@ import type { MetricSources } from './sources.ts';
 
 const intro = `# Metrics
 
-Made from \`src/metrics/relay-metrics.ts\` by \`node --import tsx src/metrics/docs.ts > docs/reference/metrics.md\`; a test
+Made from \`src/metrics/\` by \`node --import tsx src/metrics/docs.ts > docs/reference/metrics.md\`; a test
 holds the two equal.
 
 Prometheus text on \`/metrics\` of \`server.metricsListen\` (default 127.0.0.1:9464). Everything is read from plain counters

@@ -1,4 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { type BucketCounts, registerCountedHistogram } from './counted-histogram.ts';
 
 /** One sample: the values of its labels, in the order of the metric's label names, and its number. */
 export type Sample = readonly [labels: readonly (string | number | boolean)[], value: number];
@@ -20,6 +21,8 @@ export interface CollectedRegistry {
   gauge(name: string, help: string, labels: readonly string[], read: () => Iterable<Sample>): void;
   /** A histogram without labels, for what happens once in a session. Returns its observer, in the unit of its name. */
   histogram(name: string, help: string, buckets: readonly number[]): (value: number) => void;
+  /** A histogram without labels whose counts are kept elsewhere. */
+  countedHistogram(name: string, help: string, read: () => BucketCounts): void;
 }
 
 /** A registry that already holds prom-client's metrics of the process. */
@@ -54,6 +57,9 @@ export function createRegistry(): CollectedRegistry {
     histogram(name, help, buckets) {
       const histogram = new Histogram({ ...options(name, help, []), buckets: [...buckets] });
       return (value) => histogram.observe(value);
+    },
+    countedHistogram(name, help, read) {
+      registerCountedHistogram(registry, name, help, read);
     },
   };
 }

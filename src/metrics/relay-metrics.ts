@@ -1,5 +1,6 @@
 import type { Registry } from 'prom-client';
 import { outcomes } from '../core/outcome.ts';
+import { defineRecordingMetrics } from './recording-metrics.ts';
 import { createRegistry, type Sample } from './registry.ts';
 import type { BuildInfo, ForwardingTotals, MetricSources } from './sources.ts';
 
@@ -23,20 +24,24 @@ const bothWays = ['user_to_device', 'device_to_user'] as const;
  * docs/reference/metrics.md are held equal by a test.
  */
 export function createRelayMetrics(sources: MetricSources, build: BuildInfo): RelayMetrics {
-  const { registry, counter, gauge, histogram } = createRegistry();
-  const relay = () => sources.relay();
-  const total = (read: (totals: ForwardingTotals) => number) => {
-    let sum = 0;
-    for (const { totals } of sources.forwarders()) sum += read(totals);
-    return sum;
-  };
+  const collected = createRegistry();
+  const { registry, counter, gauge, histogram } = collected;
+  const relay = oncePerScrape(() => sources.relay());
+  const forwarders = oncePerScrape(() => [...sources.forwarders()]);
+  const server = oncePerScrape(() => sources.server());
+  const events = oncePerScrape(() => sources.events());
+  const total = (read: (totals: ForwardingTotals) => number) =>
+    forwarders().reduce((sum, { totals }) => sum + read(totals), 0);
 
   gauge('couplet_halves', 'Admitted halves now, by state.', ['state'], () => [
     [['waiting'], relay().halvesWaiting],
     [['paired'], relay().halvesPaired],
   ]);
-  gauge('couplet_sessions', 'Running sessions now, by protocol number.', ['protocol', 'recorded'], () =>
-    Array.from(relay().sessions, ({ protocol, recorded, count }) => [[protocol, recorded], count]),
+  gauge(
+    'couplet_sessions',
+    'Running sessions now, by protocol number and whether they are recorded.',
+    ['protocol', 'recorded'],
+    () => Array.from(relay().sessions, ({ protocol, recorded, count }) => [[protocol, recorded], count]),
   );
   counter('couplet_sessions_total', 'Sessions since start, by protocol number.', ['protocol'], () =>
     byLabel(relay().sessionsTotal),
@@ -73,22 +78,27 @@ export function createRelayMetrics(sources: MetricSources, build: BuildInfo): Re
     [[], sources.throttledSeconds()],
   ]);
   gauge('couplet_forwarder_info', 'Paths that messages take, 1 for each in use.', ['kind'], () =>
-    Array.from(sources.forwarders(), ({ kind }) => [[kind], 1]),
+    Array.from(forwarders(), ({ kind }) => [[kind], 1]),
   );
 
   gauge('couplet_pending_upgrades', 'Upgrade requests being authenticated now.', [], () => [
-    [[], sources.server().pendingUpgrades],
+    [[], server().pendingUpgrades],
   ]);
   gauge('couplet_listener_resting', '1 while the listener rests for want of file descriptors.', [], () => [
-    [[], sources.server().listenerResting ? 1 : 0],
+    [[], server().listenerResting ? 1 : 0],
   ]);
   counter('couplet_listener_rests_total', 'Times the listener rested for want of file descriptors.', [], () => [
-    [[], sources.server().listenerRests],
+    [[], server().listenerRests],
   ]);
 
-  counter('couplet_events_total', 'Audit events, by code.', ['code'], () => byLabel(sources.events().events));
+  defineRecordingMetrics(
+    collected,
+    oncePerScrape(() => sources.recording?.()),
+  );
+
+  counter('couplet_events_total', 'Audit events, by code.', ['code'], () => byLabel(events().events));
   counter('couplet_event_sink_failures_total', 'Events that a sink failed to take.', ['sink'], () =>
-    byLabel(sources.events().sinkFailures),
+    byLabel(events().sinkFailures),
   );
   counter('couplet_log_lines_dropped_total', 'Log lines lost to a slow reader or a full disk.', [], () => [
     [[], sources.droppedLogLines()],
@@ -109,4 +119,21 @@ export function createRelayMetrics(sources: MetricSources, build: BuildInfo): Re
 
 function byLabel(counts: ReadonlyMap<string | number, number>): Sample[] {
   return Array.from(counts, ([label, count]) => [[label], count]);
+}
+
+/**
+ * Reads once for all metrics of a scrape, so that they fit together and sessions are not counted for each of them:
+ * prom-client asks all metrics before it waits for any.
+ */
+function oncePerScrape<T>(read: () => T): () => T {
+  let held: { readonly value: T } | undefined;
+  return () => {
+    if (held === undefined) {
+      held = { value: read() };
+      queueMicrotask(() => {
+        held = undefined;
+      });
+    }
+    return held.value;
+  };
 }

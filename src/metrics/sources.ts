@@ -47,6 +47,37 @@ export interface EventCounters {
   readonly sinkFailures: ReadonlyMap<string, number>;
 }
 
+/** Counts of calls by how long they took. */
+export interface DurationCounts {
+  /** Microseconds, rising. */
+  readonly boundsUs: readonly number[];
+  /** `counts[i]` calls took at most `boundsUs[i]` and more than the bound before; one more than bounds. */
+  readonly counts: readonly number[];
+  readonly sumUs: number;
+}
+
+/** Recording, all files together. The recorder's statistics are the part of it up to `failures`; counts since start. */
+export interface RecordingFigures {
+  readonly bytesWritten: number;
+  /** Bytes that wait to be written now. */
+  readonly queueBytes: number;
+  /** Bytes of messages forwarded in pieces that are not complete now. */
+  readonly assemblyBytes: number;
+  readonly openFiles: number;
+  readonly writeLatency: DurationCounts;
+  readonly syncLatency: DurationCounts;
+  /** Failures of recordings that had started, by errno's name. */
+  readonly failures: Readonly<Record<string, number>>;
+  /** Recordings that could not start, by errno's name or a word (`start-timeout`); added to the others of that reason. */
+  readonly startFailures: Readonly<Record<string, number>>;
+  /** Recordings that ended as they should. */
+  readonly finished: number;
+  /** Files put in order at the start (R37). */
+  readonly salvaged: number;
+  /** Files that retention deleted, by the limit (R38). */
+  readonly deleted: Readonly<Record<'age' | 'count' | 'bytes' | 'orphan', number>>;
+}
+
 /** Each function is called once in a scrape and reads, never computes. */
 export interface MetricSources {
   relay(): RelayCounters;
@@ -58,6 +89,8 @@ export interface MetricSources {
   events(): EventCounters;
   /** Log lines lost since start, see the logger's `droppedLines`. */
   droppedLogLines(): number;
+  /** Absent or `undefined` where nothing is recorded, so that reading does not start the recorder. */
+  recording?(): RecordingFigures | undefined;
 }
 
 /** What the process is, for `couplet_build_info`. */

@@ -5,7 +5,7 @@ import { Events } from '../../src/audit/events.ts';
 import type { EventRecord, EventSink, SinkReport } from '../../src/audit/sink.ts';
 import type { Clock } from '../../src/core/clock.ts';
 import { outcomes } from '../../src/core/outcome.ts';
-import { session, sessionEnd } from './support.ts';
+import { recorded, session, sessionEnd } from './support.ts';
 
 class Collector implements EventSink {
   readonly name = 'collector';
@@ -39,6 +39,14 @@ function emitAll(events: Events): void {
   events.holdExpired({ ...quiet, protocol: 2, heldMs: 30_000.4 });
   events.protocolMismatch({ ...quiet, field: 'protocol', userValue: 1, deviceValue: 2 });
   events.limitHit({ ...quiet, limit: 'message-size' });
+  events.recordingStarted({ ...recorded, file: 'r.mcrec' });
+  events.recordingFailed({ ...recorded, file: 'r.mcrec', reason: 'ENOSPC', consequence: 'ended' });
+  events.recordingFinished({ ...recorded, file: 'r.mcrec', bytes: 1, blocks: 1, complete: true });
+  events.recordingSalvaged({ file: 'r.mcrec', state: 'repaired', offset: 1, cutBytes: 2, text: 't' });
+  events.recordingSalvageFailed({ file: 'r.mcrec', reason: 'r' });
+  events.recordingDeleted({ file: 'r.mcrec', bytes: 1, reason: 'user', domain: 'd', userid: 'u' });
+  events.recordingIndexFailed({ file: 'r.mcrec', reason: 'r' });
+  events.recordingRetentionFailed({ folder: 'f', reason: 'EACCES', undeleted: { count: 2, file: 'r.mcrec' } });
   events.serverStarted({ version: '1', pid: 1, listen: ['127.0.0.1:1'], forwarder: 'native' });
   events.serverStopped({ pid: 1, reason: 'SIGTERM', uptimeMs: 1_999 });
   events.configurationReloaded(['relay.holdMs']);

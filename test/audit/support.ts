@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { eventFileName } from '../../src/audit/event-file.ts';
 import type { SessionEndFacts, SessionFacts } from '../../src/audit/fields.ts';
+import type { RecordedSession } from '../../src/audit/recording-fields.ts';
 import { toSafeJson } from '../../src/audit/safe-text.ts';
 import type { EventRecord } from '../../src/audit/sink.ts';
 import { type JsonLinesOptions, type JsonLinesSink, openJsonLinesSink } from '../../src/audit/sinks/json-lines.ts';
@@ -60,4 +61,14 @@ export const sessionEnd: SessionEndFacts = {
   outcome: 'normal',
   closedBy: 'device',
   throttledMs: 5,
+};
+
+export const recorded: RecordedSession = {
+  domain: '',
+  id: 'abc',
+  protocol: 1,
+  userid: 'user//ann',
+  username: 'ann',
+  nodeid: 'node//pc',
+  mode: 'strict',
 };

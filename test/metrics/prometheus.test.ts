@@ -87,6 +87,8 @@ test('a real Prometheus scrapes the relay and answers queries', { timeout: 60_00
   assert.equal(await query(base, 'sum(couplet_relayed_bytes_total)', child), '330');
   assert.equal(await query(base, 'couplet_session_outcomes_total{outcome="normal"}', child), '5');
   assert.equal(await query(base, 'histogram_quantile(1, couplet_session_seconds_bucket)', child), '300');
+  const median = 'histogram_quantile(0.5, couplet_recording_sync_seconds_bucket)';
+  assert.equal(await query(base, median, child), '0.50125', 'half way from 2.5 ms to 1 s');
 
   sources.counters.halvesWaiting = 1234;
   assert.equal(await query(base, 'couplet_halves{state="waiting"} == 1234', child), '1234', 'later scrapes read anew');

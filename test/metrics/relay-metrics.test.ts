@@ -18,7 +18,7 @@ async function scrape(sources: MetricSources): Promise<string> {
   return (await metrics.scrape()).body;
 }
 
-/** Names of the contract that exist without a directory, a recording and agents, with their types. */
+/** Names of the contract that exist without a directory and agents, with their types. */
 const contract: Readonly<Record<string, string>> = {
   couplet_halves: 'gauge',
   couplet_sessions: 'gauge',
@@ -33,6 +33,10 @@ const contract: Readonly<Record<string, string>> = {
   couplet_flow_pauses_total: 'counter',
   couplet_flow_paused_seconds_total: 'counter',
   couplet_buffered_bytes: 'gauge',
+  couplet_recording_bytes_total: 'counter',
+  couplet_recording_queue_bytes: 'gauge',
+  couplet_recording_write_seconds: 'histogram',
+  couplet_recording_failures_total: 'counter',
   couplet_events_total: 'counter',
   couplet_event_sink_failures_total: 'counter',
   couplet_build_info: 'gauge',
@@ -57,6 +61,7 @@ test('every sample is what the plain counters say', async () => {
     'couplet_halves{state="waiting"} 3',
     'couplet_halves{state="paired"} 4',
     'couplet_sessions{protocol="1",recorded="false"} 2',
+    'couplet_sessions{protocol="1",recorded="true"} 6',
     'couplet_sessions_total{protocol="1"} 7',
     'couplet_sessions_total{protocol="5"} 1',
     'couplet_session_outcomes_total{outcome="normal"} 5',
@@ -83,6 +88,23 @@ test('every sample is what the plain counters say', async () => {
     'couplet_pairing_seconds_bucket{le="0.1"} 0',
     'couplet_pairing_seconds_bucket{le="0.25"} 1',
     'couplet_session_seconds_sum 70',
+    'couplet_recording_bytes_total 1001',
+    'couplet_recording_queue_bytes 1002',
+    'couplet_recording_assembly_bytes 1003',
+    'couplet_recordings_open 1004',
+    'couplet_recordings_finished_total 1005',
+    'couplet_recordings_salvaged_total 1006',
+    'couplet_recording_failures_total{reason="ENOSPC"} 18',
+    'couplet_recording_failures_total{reason="ENOBUFS"} 18',
+    'couplet_recording_failures_total{reason="start-timeout"} 19',
+    'couplet_recordings_deleted_total{reason="age"} 21',
+    'couplet_recordings_deleted_total{reason="count"} 22',
+    'couplet_recordings_deleted_total{reason="bytes"} 23',
+    'couplet_recordings_deleted_total{reason="orphan"} 24',
+    'couplet_recording_sync_seconds_bucket{le="0.0025"} 0',
+    'couplet_recording_sync_seconds_bucket{le="1"} 7',
+    'couplet_recording_sync_seconds_sum 0.75',
+    'couplet_recording_sync_seconds_count 7',
   ];
   for (const line of expected) assert.ok(lines.includes(line), line);
 });
@@ -98,12 +120,90 @@ test('a second scrape reads anew and does not add up', async () => {
   assert.ok(!body.includes('reason="rate"'), 'a sample that is gone does not linger');
 });
 
+test("the recorder's counts become a histogram of the text format", async () => {
+  const text = await scrape(busySources());
+  const lines = text.split('\n').filter((line) => line.includes('couplet_recording_write_seconds'));
+  assert.deepEqual(lines, [
+    '# HELP couplet_recording_write_seconds Seconds that a write to a recording took.',
+    '# TYPE couplet_recording_write_seconds histogram',
+    'couplet_recording_write_seconds_bucket{le="0.00005"} 3',
+    'couplet_recording_write_seconds_bucket{le="0.0025"} 7',
+    'couplet_recording_write_seconds_bucket{le="1"} 7',
+    'couplet_recording_write_seconds_bucket{le="+Inf"} 9',
+    'couplet_recording_write_seconds_sum 2.50025',
+    'couplet_recording_write_seconds_count 9',
+  ]);
+});
+
+test('a server that does not record shows its metrics of recording at 0', async () => {
+  for (const sources of [nothingYet, { ...nothingYet, recording: () => undefined }]) {
+    const text = await scrape(sources);
+    const samples = text.split('\n').filter((line) => line.startsWith('couplet_recording'));
+    assert.deepEqual(samples, [
+      'couplet_recording_bytes_total 0',
+      'couplet_recording_queue_bytes 0',
+      'couplet_recording_assembly_bytes 0',
+      'couplet_recording_write_seconds_bucket{le="+Inf"} 0',
+      'couplet_recording_write_seconds_sum 0',
+      'couplet_recording_write_seconds_count 0',
+      'couplet_recording_sync_seconds_bucket{le="+Inf"} 0',
+      'couplet_recording_sync_seconds_sum 0',
+      'couplet_recording_sync_seconds_count 0',
+      'couplet_recordings_open 0',
+      'couplet_recordings_finished_total 0',
+      'couplet_recordings_salvaged_total 0',
+      'couplet_recordings_deleted_total{reason="age"} 0',
+      'couplet_recordings_deleted_total{reason="count"} 0',
+      'couplet_recordings_deleted_total{reason="bytes"} 0',
+      'couplet_recordings_deleted_total{reason="orphan"} 0',
+    ]);
+  }
+});
+
+test('each source is read once in a scrape', async () => {
+  const sources = busySources();
+  const reads: string[] = [];
+  const counted = <T>(name: string, read: () => T) => {
+    return () => {
+      reads.push(name);
+      return read();
+    };
+  };
+  const metrics = createRelayMetrics(
+    {
+      relay: counted('relay', sources.relay),
+      forwarders: counted('forwarders', sources.forwarders),
+      throttledSeconds: counted('throttledSeconds', sources.throttledSeconds),
+      server: counted('server', sources.server),
+      events: counted('events', sources.events),
+      droppedLogLines: counted('droppedLogLines', sources.droppedLogLines),
+      recording: counted('recording', sources.recording),
+    } satisfies Required<MetricSources>,
+    build,
+  );
+  for (let scrapes = 1; scrapes <= 2; scrapes++) {
+    reads.length = 0;
+    await metrics.scrape();
+    assert.deepEqual(reads.sort(), [
+      'droppedLogLines',
+      'events',
+      'forwarders',
+      'recording',
+      'relay',
+      'server',
+      'throttledSeconds',
+    ]);
+  }
+});
+
 test('no label carries a user, a device, an address or an id, even where a reason does by mistake', async () => {
   const sources = busySources();
   for (const leak of ['user//alice', 'node//x', '10.1.2.3:99 alice@host', '10.1.2.3', 'two words', 'é', '']) {
     sources.counters.refused.set(leak, 1);
+    sources.figures.failures[leak] = 1;
   }
   const text = await scrape(sources);
+  assert.ok(text.includes('couplet_recording_failures_total{reason="invalid"} 7\n'));
   assert.ok(text.includes('couplet_refused_total{reason="invalid"} 7\n'));
   assert.ok(!/alice|10\.1\.2\.3|node\/\//.test(text));
 });

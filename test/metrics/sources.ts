@@ -11,12 +11,15 @@ const noTotals = {
   bufferedBytes: 0,
 };
 
-/** Sources in which every counter has a value of its own; `counters` may be changed between scrapes. */
+/** Sources in which every counter has a value of its own; `counters` and `figures` may be changed between scrapes. */
 export function busySources() {
   const counters = {
     halvesWaiting: 3,
     halvesPaired: 4,
-    sessions: [{ protocol: 1, recorded: false, count: 2 }],
+    sessions: [
+      { protocol: 1, recorded: false, count: 2 },
+      { protocol: 1, recorded: true, count: 6 },
+    ],
     sessionsTotal: new Map([
       [1, 7],
       [5, 1],
@@ -48,8 +51,23 @@ export function busySources() {
     flowPausedSeconds: 0.5,
     bufferedBytes: 7,
   };
+  const recording = {
+    bytesWritten: 1_001,
+    queueBytes: 1_002,
+    assemblyBytes: 1_003,
+    openFiles: 1_004,
+    writeLatency: { boundsUs: [50, 2_500, 1_000_000], counts: [3, 4, 0, 2], sumUs: 2_500_250 },
+    syncLatency: { boundsUs: [50, 2_500, 1_000_000], counts: [0, 0, 7, 0], sumUs: 750_000 },
+    failures: { ENOSPC: 17, ENOBUFS: 18 } as Record<string, number>,
+    startFailures: { ENOSPC: 1, 'start-timeout': 19 },
+    finished: 1_005,
+    salvaged: 1_006,
+    deleted: { age: 21, count: 22, bytes: 23, orphan: 24 },
+  };
   return {
     counters,
+    figures: recording,
+    recording: () => recording,
     relay: () => counters,
     forwarders: () => [
       { kind: 'native', totals: native },
@@ -59,5 +77,5 @@ export function busySources() {
     server: () => ({ pendingUpgrades: 12, listenerResting: true, listenerRests: 13 }),
     events: () => ({ events: new Map([['CPL-1001I', 14]]), sinkFailures: new Map([['json-lines', 15]]) }),
     droppedLogLines: () => 16,
-  } satisfies MetricSources & { counters: unknown };
+  } satisfies MetricSources & { counters: unknown; figures: unknown };
 }
