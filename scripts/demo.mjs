@@ -22,9 +22,10 @@ const settings = {
   COUPLET_DIRECTORY: 'none',
   ...process.env,
 };
+const recording = process.env.COUPLET_RECORDING_MODE || 'best-effort';
 
 // A process group of its own: Ctrl-C in the terminal reaches this process alone, which asks the server to end once.
-const server = spawn(process.execPath, [main, 'serve'], {
+const server = spawn(process.execPath, [main, 'serve', '--recording', recording], {
   cwd: root,
   env: settings,
   detached: true,

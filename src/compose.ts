@@ -11,28 +11,28 @@ import { Counters } from './compose/counters.ts';
 import { Decider } from './compose/decide.ts';
 import type { RelayHooks } from './compose/hooks.ts';
 import { observe } from './compose/observe.ts';
+import { choosePath, tlsFiles } from './compose/path.ts';
+import { Recordings } from './compose/recordings.ts';
 import type { LoadedConfig } from './config/load.ts';
 import { planReload } from './config/reload.ts';
 import type { Config } from './config/schema.ts';
 import { parseListen } from './config/setting.ts';
 import { type Clock, systemClock } from './core/clock.ts';
-import { CoupletError } from './core/errors.ts';
+import type { CoupletError } from './core/errors.ts';
 import { ensureFolder, ensureSecretFile } from './core/lifecycle.ts';
 import type { LogHandle } from './core/logger.ts';
 import { packageVersion } from './core/version.ts';
 import { type MetricsServer, serveMetrics } from './metrics/http.ts';
 import { createRelayMetrics, type RelayMetrics } from './metrics/relay-metrics.ts';
-import { loadNative, type NativeAddon } from './native/binding.ts';
 import type { Forwarder } from './relay/forwarder.ts';
 import { NativeForwarder } from './relay/native-forwarder.ts';
 import { PortableForwarder } from './relay/portable-forwarder.ts';
 import { Relay, type RelaySettings } from './relay/relay.ts';
 import { TrustedProxies } from './server/address.ts';
-import { checkCertificate, Listener, type TlsFiles } from './server/app.ts';
+import { checkCertificate, Listener } from './server/app.ts';
 import { DescriptorWatch } from './server/descriptor-watch.ts';
 import { registerHttp } from './server/http.ts';
 import { RelayEndpoint } from './server/relay-endpoint.ts';
-import { selfTest } from './server/self-test.ts';
 
 export { forbidCoreDumps } from './native/binding.ts';
 
@@ -54,46 +54,11 @@ function relaySettings(config: Config): RelaySettings {
   return { ...config.relay, defaultUser: config.auth.defaultUser ?? '' };
 }
 
-function tlsFiles({ tls }: Config): TlsFiles | undefined {
-  return tls.certFile === undefined || tls.keyFile === undefined
-    ? undefined
-    : { certFile: tls.certFile, keyFile: tls.keyFile };
-}
-
 /** The configured login key, else the one in the data folder, which is made where there is none (mode 0600). */
 export function loginKeyOf(loaded: LoadedConfig): LoginKey {
   if (loaded.loginKey !== undefined) return LoginKey.parse(loaded.loginKey.toString('hex'));
   const hex = ensureSecretFile(loaded.config.server.dataDir, 'login.key', () => `${LoginKey.generate().toHex()}\n`);
   return LoginKey.parse(hex, `the login key file ${loaded.config.server.dataDir}/login.key`);
-}
-
-interface Path {
-  readonly addon: NativeAddon | undefined;
-  readonly forwarder: Forwarder;
-  /** Why messages do not go the native way; empty where they do. */
-  readonly portableBecause: string;
-}
-
-/** Chooses the messages' path: native where its self-test passes, else portable (`relay.forwarder`). */
-async function choosePath(config: Config, clock: Clock): Promise<Path> {
-  const wanted = config.relay.forwarder;
-  const { addon, error } = loadNative();
-  if (wanted === 'portable') {
-    return { addon, forwarder: new PortableForwarder(clock), portableBecause: 'relay.forwarder is portable' };
-  }
-  let fault = error;
-  if (addon !== undefined) {
-    const tls = tlsFiles(config);
-    fault = await selfTest(addon, undefined);
-    if (fault === '' && tls !== undefined) fault = await selfTest(addon, tls);
-    if (fault === '') return { addon, forwarder: new NativeForwarder(addon), portableBecause: '' };
-  }
-  if (wanted === 'native') {
-    throw new CoupletError('CPL_NATIVE', `relay.forwarder is native, and that does not work here: ${fault}`, {
-      level: 'error',
-    });
-  }
-  return { addon: undefined, forwarder: new PortableForwarder(clock), portableBecause: fault };
 }
 
 /** A running relay server. */
@@ -109,8 +74,11 @@ export class Server {
   #singleUse: SingleUseFile | undefined;
   #metrics!: RelayMetrics;
   #metricsServer: MetricsServer | undefined;
+  #recordings: Recordings | undefined;
   #watch: DescriptorWatch | undefined;
   #forwarder!: Forwarder;
+  /** Messenger sessions' while they are recorded. */
+  #textForwarder!: Forwarder;
   #stopping: Promise<void> | undefined;
   readonly #hurry = new AbortController();
   #restingSinceMs: number | undefined;
@@ -186,7 +154,31 @@ export class Server {
       nodeVersion: process.version,
     });
     const observer = observe(this.#events, counters, this.#metrics);
-    this.#relay = new Relay(relaySettings(config), path.forwarder, observer.relay, this.#clock);
+    this.#recordings = Recordings.open({
+      config: () => this.#loaded.config,
+      events: this.#events,
+      clock: this.#clock,
+      software: `couplet ${packageVersion()}`,
+      onProblem: (error, message) => this.#log.logger.error({ err: error }, message),
+    });
+    this.#recordings?.start();
+    this.#textForwarder = path.forwarder.kind === 'portable' ? path.forwarder : new PortableForwarder(this.#clock);
+    this.#relay = new Relay(
+      relaySettings(config),
+      {
+        pair: (user, device, greeting, options, onEnd) =>
+          (options.recording?.takesText ? this.#textForwarder : this.#forwarder).pair(
+            user,
+            device,
+            greeting,
+            options,
+            onEnd,
+          ),
+      },
+      observer.relay,
+      this.#clock,
+      this.#recordings?.recorder,
+    );
     const admitter = new Admitter({
       loginKey,
       cookieEncoding: config.auth.cookieEncoding,
@@ -280,8 +272,10 @@ export class Server {
   #sources(counters: Counters): Parameters<typeof createRelayMetrics>[0] {
     return {
       relay: () => counters.read(this.#relay),
-      forwarders: () => [{ kind: this.#forwarder.kind, totals: this.#forwarder.totals() }],
-      throttledSeconds: () => this.#forwarder.totals().throttledSeconds,
+      forwarders: () => this.#forwarders().map((forwarder) => ({ kind: forwarder.kind, totals: forwarder.totals() })),
+      throttledSeconds: () =>
+        this.#forwarders().reduce((seconds, forwarder) => seconds + forwarder.totals().throttledSeconds, 0),
+      recording: () => this.#recordings?.figures(),
       server: () => ({
         pendingUpgrades: this.#endpoint.pendingUpgrades,
         listenerResting: this.#restingSinceMs !== undefined,
@@ -292,6 +286,10 @@ export class Server {
     };
   }
 
+  #forwarders(): readonly Forwarder[] {
+    return this.#forwarder === this.#textForwarder ? [this.#forwarder] : [this.#forwarder, this.#textForwarder];
+  }
+
   #tellPortable(config: Config, why: string): void {
     if (config.relay.forwarder === 'auto') this.#events.forwarderSelfTestFailed(why);
     this.#events.portablePathInUse(why);
@@ -300,7 +298,7 @@ export class Server {
   #notReady(): string {
     if (this.#stopping !== undefined) return 'draining';
     if (this.#restingSinceMs !== undefined) return 'no file descriptors left';
-    return '';
+    return this.#recordings?.notReady ?? '';
   }
 
   #rest(reason: string): void {
@@ -334,6 +332,7 @@ export class Server {
     }
     this.#loaded = plan.running;
     this.#relay.configure(relaySettings(plan.running.config));
+    this.#recordings?.reconfigured();
     this.#log.setLevel(plan.running.config.log.level);
     if (plan.needsRestart.length > 0) {
       const keys = plan.needsRestart.map(({ key }) => key).join(', ');
@@ -372,6 +371,7 @@ export class Server {
   async #closeAll(reason: string): Promise<void> {
     this.#watch?.stop();
     this.#listener?.close();
+    await this.#recordings?.stop();
     const uptimeMs = this.#clock.monotonicMs() - this.#startedMs;
     this.#events?.serverStopped({ pid: process.pid, reason, uptimeMs });
     await this.#events?.close();

@@ -15,11 +15,16 @@ export class Counters {
 
   read(relay: Relay): RelayCounters {
     const running = new Map<number, number>();
-    for (const session of relay.sessions()) this.count(running, session.protocol);
+    const recorded = new Map<number, number>();
+    for (const session of relay.sessions()) {
+      this.count(session.recording === undefined ? running : recorded, session.protocol);
+    }
+    const labelled = (counts: Map<number, number>, isRecorded: boolean) =>
+      Array.from(counts, ([protocol, count]) => ({ protocol, recorded: isRecorded, count }));
     return {
       halvesWaiting: relay.pairing.waitingCount,
       halvesPaired: relay.sessionCount * 2,
-      sessions: Array.from(running, ([protocol, count]) => ({ protocol, recorded: false, count })),
+      sessions: [...labelled(running, false), ...labelled(recorded, true)],
       sessionsTotal: this.sessionsTotal,
       outcomes: this.outcomes,
       refused: this.refused,

@@ -28,8 +28,8 @@ export function observe(
       if (end.error !== '') counters.count(counters.halfErrors, end.error);
       metrics.observeSession(end.durationMs / 1000);
       const { bufferedBytes: _, ...statistics } = end.statistics;
-      const { durationMs, outcome, closedBy } = end;
-      events.sessionEnded({ ...sessionFacts(session), ...statistics, durationMs, outcome, closedBy });
+      const { durationMs, outcome, closedBy, recording } = end;
+      events.sessionEnded({ ...sessionFacts(session), ...statistics, durationMs, outcome, closedBy, recording });
     },
     rendezvousEnded(_admission, outcome) {
       counters.outcomes[outcome]++;

@@ -37,6 +37,11 @@ export interface Admission {
 export interface HalfSocket {
   /** Sends a close frame and ends the TCP connection within 2 s (R42). Only for a half that is not paired. */
   close(code: number, reason: string): void;
+  /**
+   * The half's session is about to start. From now on an orderly goodbye of its peer is part of what its mate gets;
+   * only a broken connection still ends it before.
+   */
+  promise(): void;
   /** True when the peer is known to have hung up, asked of the operating system at this moment (fault 4). */
   isGone(): boolean;
 }

@@ -2,7 +2,8 @@ import type { Clock } from '../core/clock.ts';
 import type { Outcome } from '../core/outcome.ts';
 import type { ForwardedPair, Forwarder, ForwarderTotals, PairEnd, PairOptions, PairStatistics } from './forwarder.ts';
 import type { HalfSocket, Side } from './half.ts';
-import { Pace, PortablePair } from './portable-pair.ts';
+import { Pace } from './portable-end.ts';
+import { PortablePair } from './portable-pair.ts';
 
 /** How a socket ended: by a close frame, by the end of its stream, by a message past the limit, by an error. */
 export type SocketEnd = 'clean' | 'orderly' | 'too-big' | 'broken';

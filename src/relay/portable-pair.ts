@@ -1,35 +1,9 @@
-import type { Clock } from '../core/clock.ts';
 import type { Outcome } from '../core/outcome.ts';
 import { closeCodes } from '../protocol/close-codes.ts';
-import type { PairEnd, PairOptions, PairStatistics } from './forwarder.ts';
+import type { PairEnd, PairOptions, PairRecording, PairStatistics } from './forwarder.ts';
 import type { Side } from './half.ts';
+import { End, type Pace, type PauseReason, pauseReasons } from './portable-end.ts';
 import type { PortableForwarder, PortableReceiver, PortableSocket, SocketEnd } from './portable-forwarder.ts';
-
-/** A token bucket, bytes; may go below zero by one read. */
-export class Pace {
-  readonly #bytesPerSecond: number;
-  readonly #clock: Clock;
-  #tokens = 0;
-  #filledMs: number;
-
-  constructor(bytesPerSecond: number, clock: Clock) {
-    this.#bytesPerSecond = bytesPerSecond;
-    this.#clock = clock;
-    this.#filledMs = clock.monotonicMs();
-  }
-
-  charge(bytes: number): void {
-    this.#tokens -= bytes;
-  }
-
-  get spent(): boolean {
-    const now = this.#clock.monotonicMs();
-    const filled = this.#tokens + (this.#bytesPerSecond * (now - this.#filledMs)) / 1000;
-    this.#tokens = Math.min(filled, this.#bytesPerSecond / 4);
-    this.#filledMs = now;
-    return this.#tokens < 0;
-  }
-}
 
 /** One socket read may come on top of the high-water mark and one message (R23). */
 const readBytes = 524_288;
@@ -40,48 +14,6 @@ const readBytes = 524_288;
  */
 const closeMs = 3000;
 
-type PauseReason = 'flowPaused' | 'pacePaused' | 'pongPaused';
-
-/** `draining`: its close waits for its queue; `closing`: its close frame is out; `gone`: its socket is closed. */
-type Stage = 'open' | 'draining' | 'closing' | 'gone';
-
-class End {
-  stage: Stage = 'open';
-  queue: { readonly data: ArrayBuffer | string; readonly isBinary: boolean }[] = [];
-  queuedBytes = 0;
-  bytes = 0;
-  messages = 0;
-  /** Whether this half is not read: for its mate's backlog, for a pace, for answers to its pings that it does not read. */
-  flowPaused = false;
-  pacePaused = false;
-  pongPaused = false;
-  pausedSinceMs = 0;
-  flowSinceMs = 0;
-  /** Milliseconds in ticks, so that an event loop that stood still does not count as silence. */
-  silentMs = 0;
-  pingMs = 0;
-  stalledMs = 0;
-  deadlineMs = 0;
-  close: { code: number; reason: string } | undefined;
-  keepsTail = false;
-  lastBuffered = 0;
-  readonly socket: PortableSocket;
-  readonly side: Side;
-
-  constructor(socket: PortableSocket, side: Side) {
-    this.socket = socket;
-    this.side = side;
-  }
-
-  get paused(): boolean {
-    return this.flowPaused || this.pacePaused || this.pongPaused;
-  }
-
-  get backlog(): number {
-    return this.queuedBytes + (this.stage === 'gone' ? 0 : this.socket.bufferedBytes());
-  }
-}
-
 /** Two halves of the portable path. The rules it follows are those of native/half.cc. */
 export class PortablePair {
   readonly #forwarder: PortableForwarder;
@@ -90,6 +22,7 @@ export class PortablePair {
   readonly #options: PairOptions;
   readonly #paces: readonly Pace[];
   readonly #onEnd: (end: PairEnd) => void;
+  #recording: PairRecording | undefined;
   #scheduled = false;
   #idleMs = 0;
   #throttledMs = 0;
@@ -110,9 +43,19 @@ export class PortablePair {
     this.#options = options;
     this.#paces = paces;
     this.#onEnd = onEnd;
+    this.#recording = options.recording;
   }
 
   start(greeting: string): void {
+    this.#recording?.listen({
+      holdBack: () => {
+        for (const end of [this.#user, this.#device]) if (end.stage === 'open') this.#pause(end, 'recorderPaused');
+      },
+      goOn: () => {
+        for (const end of [this.#user, this.#device]) this.#unpause(end, 'recorderPaused');
+      },
+      failed: () => this.#recordingFailed(),
+    });
     this.sendText('user', greeting);
     this.sendText('device', greeting);
     this.#user.socket.attach(this.#receiver(this.#user, this.#device));
@@ -213,6 +156,7 @@ export class PortablePair {
       sums.messagesDeviceToUser++;
     }
     this.#push(mate, data.slice(0), isBinary, bytes);
+    if (this.#recording !== undefined) this.#record(this.#recording, end, data, isBinary);
     if (this.#paces.length > 0) {
       for (const pace of this.#paces) pace.charge(bytes);
       if (this.#paces.some((pace) => pace.spent)) this.#pause(end, 'pacePaused');
@@ -221,6 +165,22 @@ export class PortablePair {
     if (mate.backlog <= highWaterBytes) return;
     this.#pause(end, 'flowPaused');
     this.#capUnpausable(end, mate.backlog > highWaterBytes + maxMessageBytes + readBytes);
+  }
+
+  #record(recording: PairRecording, end: End, data: ArrayBuffer, isBinary: boolean): void {
+    if (!recording.append(end.side, data, isBinary)) this.#recordingFailed();
+    else if (recording.holdsBack()) {
+      this.#pause(end, 'recorderPaused');
+      this.#capUnpausable(end, true);
+    }
+  }
+
+  // R35: the recorder tells why.
+  #recordingFailed(): void {
+    const strict = this.#recording?.strict;
+    this.#recording = undefined;
+    for (const end of [this.#user, this.#device]) this.#unpause(end, 'recorderPaused');
+    if (strict) this.end('recording-failed', closeCodes.recordingFailed, 'the recording failed', false);
   }
 
   #push(end: End, data: ArrayBuffer | string, isBinary: boolean, bytes: number): void {
@@ -287,7 +247,7 @@ export class PortablePair {
   }
 
   #unpauseAll(end: End): void {
-    for (const why of ['flowPaused', 'pacePaused', 'pongPaused'] as const) this.#unpause(end, why);
+    for (const why of pauseReasons) this.#unpause(end, why);
   }
 
   // Stalls by progress, silence by pings; a half with a backlog or one that is not read is judged by progress alone.

@@ -2,7 +2,7 @@ import type { Clock } from '../core/clock.ts';
 import type { Outcome } from '../core/outcome.ts';
 import { closeCodes } from '../protocol/close-codes.ts';
 import { greetings } from '../protocol/control-messages.ts';
-import type { Forwarder, PairEnd, PairOptions } from './forwarder.ts';
+import type { ForwardedPair, Forwarder, PairEnd, PairOptions } from './forwarder.ts';
 import type { Admission } from './half.ts';
 import { Keepalive } from './keepalive.ts';
 import { type AdmissionLimit, Limits } from './limits.ts';
@@ -14,7 +14,10 @@ import {
   type RunningSession,
   type Session,
   type SessionEnd,
+  type SessionRecorder,
+  type SessionRecording,
 } from './session.ts';
+import { StartingPair } from './starting-pair.ts';
 
 /** The relay's settings; names, units and defaults are those of `relay.*` in the configuration. */
 export interface RelaySettings {
@@ -63,7 +66,8 @@ const maxDelayMs = 2_147_483_647;
 export class Relay {
   readonly limits: Limits;
   readonly pairing: Pairing<Half>;
-  readonly #forwarder: Forwarder;
+  readonly #forwarder: Pick<Forwarder, 'pair'>;
+  readonly #recorder: SessionRecorder | undefined;
   readonly #observer: RelayObserver;
   readonly #clock: Clock;
   readonly #sessions = new Set<RunningSession>();
@@ -73,9 +77,17 @@ export class Relay {
   #closed = false;
   #emptied: (() => void)[] = [];
 
-  constructor(settings: RelaySettings, forwarder: Forwarder, observer: RelayObserver, clock: Clock) {
+  /** @param recorder absent: nothing is recorded */
+  constructor(
+    settings: RelaySettings,
+    forwarder: Pick<Forwarder, 'pair'>,
+    observer: RelayObserver,
+    clock: Clock,
+    recorder?: SessionRecorder,
+  ) {
     this.#settings = settings;
     this.#forwarder = forwarder;
+    this.#recorder = recorder;
     this.#observer = observer;
     this.#clock = clock;
     this.limits = new Limits(settings, clock);
@@ -129,15 +141,18 @@ export class Relay {
 
   /** A half's socket has closed, for whatever reason. Paired halves are the forwarder's affair. */
   left(half: Half): void {
+    half.starting?.lost(half.socket);
     if (half.state === 'waiting') this.#stopWaiting(half, 'no-peer');
     if (half.state !== 'paired') half.state = 'closed';
   }
 
   /** A waiting half that cannot be paused sent more than is kept for it (portable path without the addon). */
   flooded(half: Half): void {
+    const reason = 'relay.highWaterBytes: too much sent before the peer came';
+    half.starting?.end('slow', closeCodes.slow, reason);
     if (half.state !== 'waiting') return;
     this.#stopWaiting(half, 'slow');
-    half.socket.close(closeCodes.slow, 'relay.highWaterBytes: too much sent before the peer came');
+    half.socket.close(closeCodes.slow, reason);
   }
 
   /** Ends one session because a right was withdrawn (fault 11); false where no such session runs. */
@@ -237,22 +252,46 @@ export class Relay {
     this.#observer.sessionStarting(session);
     this.limits.sessionsByUser.add(session.userid);
     const timers: { end?: NodeJS.Timeout } = {};
-    const pair = this.#forwarder.pair(
-      user.socket,
-      device.socket,
-      greetings.plain,
-      this.#pairOptions(session),
-      (end) => {
-        clearTimeout(timers.end);
-        this.#over(running, end, [user, device]);
-      },
-    );
-    const running: RunningSession = Object.assign(session, { pair });
+    const onEnd = (end: PairEnd) => {
+      clearTimeout(timers.end);
+      this.#over(running, end, [user, device]);
+    };
+    const forward = (greeting: string, recording?: SessionRecording) =>
+      this.#forwarder.pair(user.socket, device.socket, greeting, this.#pairOptions(session, recording), onEnd);
+    const opening = this.#recorder?.begin(session);
+    const pair =
+      opening === undefined ? forward(greetings.plain) : new StartingPair([user.socket, device.socket], onEnd);
+    const running: RunningSession = Object.assign(session, { pair, recording: undefined });
     this.#sessions.add(running);
     this.#armEnd(running, timers);
+    if (!(pair instanceof StartingPair)) return;
+    user.starting = device.starting = pair;
+    void opening?.then((recording) => {
+      user.starting = device.starting = undefined;
+      this.#startRecorded(running, pair, recording, forward);
+    });
   }
 
-  #pairOptions(session: Session): PairOptions {
+  /** R35: forwarding starts when the recording stands, or has turned out not to. */
+  #startRecorded(
+    session: RunningSession,
+    pair: StartingPair,
+    recording: SessionRecording | 'unrecorded' | 'refused',
+    forward: (greeting: string, recording?: SessionRecording) => ForwardedPair,
+  ): void {
+    if (recording === 'refused') {
+      pair.end('recording-failed', closeCodes.recordingFailed, 'the recording failed');
+    } else if (recording === 'unrecorded') {
+      if (!pair.over) pair.start(forward(greetings.plain));
+    } else if (pair.over) {
+      recording.close();
+    } else {
+      session.recording = recording;
+      pair.start(forward(greetings.recorded, recording));
+    }
+  }
+
+  #pairOptions(session: Session, recording: SessionRecording | undefined): PairOptions {
     const s = this.#settings;
     const options: PairOptions = {
       highWaterBytes: s.highWaterBytes,
@@ -264,6 +303,7 @@ export class Relay {
       pingMs: s.wsPingSeconds * 1000,
       bytesPerSecond: s.sessionBytesPerSecond,
       hardClose: session.user.hardClose || session.device.hardClose,
+      recording,
     };
     if (s.userBytesPerSecond === 0 || session.userid === '') return options;
     return { ...options, userPace: { key: session.userid, bytesPerSecond: s.userBytesPerSecond } };
@@ -295,6 +335,7 @@ export class Relay {
   #over(session: RunningSession, end: PairEnd, halves: readonly Half[]): void {
     for (const half of halves) half.state = 'closed';
     this.pairing.end(session);
+    session.recording?.close();
     this.#sessions.delete(session);
     this.limits.sessionsByUser.remove(session.userid);
     if (end.error === 'too-big') this.#observer.limitHit('message-size', session.user);
@@ -304,6 +345,7 @@ export class Relay {
       closedBy: end.closedBy,
       error: end.error,
       durationMs: this.#clock.monotonicMs() - session.startedMs,
+      recording: session.recording?.file,
       statistics: end.statistics,
     });
     if (this.#sessions.size === 0) for (const resolve of this.#emptied.splice(0)) resolve();

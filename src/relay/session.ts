@@ -1,12 +1,15 @@
 import type { Outcome } from '../core/outcome.ts';
-import type { ForwardedPair, PairStatistics } from './forwarder.ts';
+import type { ForwardedPair, PairRecording, PairStatistics } from './forwarder.ts';
 import type { Admission, HalfSocket, Side } from './half.ts';
+import type { StartingPair } from './starting-pair.ts';
 
 /** An admitted half: who it is, its socket, and where it stands. `waiting → paired → closed`. */
 export class Half {
   state: 'new' | 'waiting' | 'paired' | 'closed' = 'new';
   /** Monotonic milliseconds. */
   arrivedMs = 0;
+  /** While its session's recording is being opened. */
+  starting: StartingPair | undefined;
   readonly admission: Admission;
   readonly socket: HalfSocket;
 
@@ -58,6 +61,25 @@ export interface Session {
 /** A session that runs. */
 export interface RunningSession extends Session {
   readonly pair: ForwardedPair;
+  /** While what is forwarded is recorded. */
+  recording: SessionRecording | undefined;
+}
+
+/** The recording of one session. */
+export interface SessionRecording extends PairRecording {
+  /** Name of the file, without its folder. */
+  readonly file: string;
+  /** Nothing more is forwarded. */
+  close(): void;
+}
+
+/** Opens recordings (R33, R35); `recording/` is behind it. */
+export interface SessionRecorder {
+  /**
+   * Asked once, when a session starts; `undefined`: it is not recorded. The promise never rejects. `unrecorded`:
+   * best-effort recording has failed, the session goes on without; `refused`: strict recording has failed.
+   */
+  begin(session: Session): Promise<SessionRecording | 'unrecorded' | 'refused'> | undefined;
 }
 
 /** How a session ended (R28, R29). */
@@ -67,6 +89,8 @@ export interface SessionEnd {
   /** Word for `couplet_half_errors_total`; empty where no half was at fault. */
   readonly error: string;
   readonly durationMs: number;
+  /** Name of the file it was recorded in, to its end or to a failure. */
+  readonly recording: string | undefined;
   readonly statistics: PairStatistics;
 }
 

@@ -31,6 +31,9 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
   #earlyBytes = 0;
   #paused = false;
   #closing = false;
+  #promised = false;
+  /** How a promised half that nobody could hold has ended, until its mate is told. */
+  #ended: SocketEnd | undefined;
 
   /**
    * @param onClosed the socket is closed, whoever closed it; called once
@@ -86,8 +89,12 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
   socketClosed(code: number, reason: ArrayBuffer): void {
     if (this.#ws === undefined) return;
     this.#ws = undefined;
-    this.#early = [];
     const end = code === 1006 ? (uwsReasons[Buffer.from(reason).toString('latin1')] ?? 'broken') : 'clean';
+    if (this.#promised && this.#receiver === undefined && !this.#closing && end !== 'broken') {
+      this.#ended = end;
+      return;
+    }
+    this.#early = [];
     this.#receiver?.closed(end);
     this.#onClosed();
   }
@@ -95,10 +102,16 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
   // -- HalfSocket: while it waits or is refused ---------------------------------------------------------------------
 
   close(code: number, reason: string): void {
+    if (this.#ended !== undefined) this.#tellEnd();
     if (this.#ws === undefined || this.#closing) return;
     this.#closing = true;
     if (this.nativeId !== 0) this.#addon!.close(this.nativeId, code, reason);
     else this.#ws.end(code, reason);
+  }
+
+  promise(): void {
+    this.#promised = true;
+    this.#addon?.promise(this.nativeId);
   }
 
   isGone(): boolean {
@@ -117,6 +130,15 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
     const early = this.#early;
     this.#early = [];
     for (const { data, isBinary } of early) receiver.message(data, isBinary);
+    if (this.#ended !== undefined) this.#tellEnd();
+  }
+
+  #tellEnd(): void {
+    const end = this.#ended!;
+    this.#ended = undefined;
+    this.#early = [];
+    this.#receiver?.closed(end);
+    this.#onClosed();
   }
 
   send(data: ArrayBuffer | string, isBinary: boolean): void {

@@ -5,7 +5,14 @@ import type { ForwardedPair, Forwarder, PairEnd, PairOptions, PairStatistics } f
 import type { Admission, HalfSocket, Identity, Side } from '../../src/relay/half.ts';
 import type { PairingRefusal } from '../../src/relay/pairing.ts';
 import { Relay, type RelaySettings } from '../../src/relay/relay.ts';
-import { Half, type Mismatch, type Session, type SessionEnd } from '../../src/relay/session.ts';
+import {
+  Half,
+  type Mismatch,
+  type Session,
+  type SessionEnd,
+  type SessionRecorder,
+  type SessionRecording,
+} from '../../src/relay/session.ts';
 
 export const defaultSettings: RelaySettings = {
   holdMs: 30_000,
@@ -59,9 +66,14 @@ export function admission(id: string, identity: Identity, more: Partial<Admissio
 export class SocketDouble implements HalfSocket {
   readonly closes: { code: number; reason: string }[] = [];
   gone = false;
+  promised = false;
 
   close(code: number, reason: string): void {
     this.closes.push({ code, reason });
+  }
+
+  promise(): void {
+    this.promised = true;
   }
 
   isGone(): boolean {
@@ -195,10 +207,41 @@ export class ObserverDouble {
   }
 }
 
+/** The recording of one session, opened or refused when the test says so. */
+export class RecordingDouble implements SessionRecording {
+  readonly handle = 1;
+  readonly strict = true;
+  readonly takesText = false;
+  readonly file = 'a.mcrec';
+  closed = 0;
+
+  append(): boolean {
+    return true;
+  }
+  holdsBack(): boolean {
+    return false;
+  }
+  listen(): void {}
+  close(): void {
+    this.closed++;
+  }
+}
+
+/** Records the sessions whose protocol is 1. */
+export class RecorderDouble implements SessionRecorder {
+  readonly begun: { session: Session; answer: (started: SessionRecording | 'unrecorded' | 'refused') => void }[] = [];
+
+  begin(session: Session): Promise<SessionRecording | 'unrecorded' | 'refused'> | undefined {
+    if (session.protocol !== 1) return undefined;
+    return new Promise((answer) => this.begun.push({ session, answer }));
+  }
+}
+
 /** A relay on doubles, with time in the test's hand. */
 export class RelayBench {
   readonly forwarder = new ForwarderDouble();
   readonly observer = new ObserverDouble();
+  readonly recorder = new RecorderDouble();
   readonly clock: Clock & { monotonic: number; wall: number };
   readonly relay: Relay;
   readonly #tick: (ms: number) => void;
@@ -217,7 +260,8 @@ export class RelayBench {
         return this.wall;
       },
     };
-    this.relay = new Relay({ ...defaultSettings, ...settings }, this.forwarder, this.observer, this.clock);
+    const all = { ...defaultSettings, ...settings };
+    this.relay = new Relay(all, this.forwarder, this.observer, this.clock, this.recorder);
   }
 
   /** One long sleep: a single timer call for it all. */
