@@ -18,7 +18,7 @@ if (files.length === 0) throw new Error('no test files found under test/');
 // One file at a time: many tests measure time or memory, and two at once on a small machine would disturb each other.
 const concurrency = process.env.COUPLET_TEST_CONCURRENCY ?? '1';
 // Node.js applies this limit to a whole file; a single test sets a tighter one of its own where it could hang.
-const fileLimitMs = Number(process.env.COUPLET_TEST_FILE_LIMIT_MS ?? 300_000);
+const fileLimitMs = Number(process.env.COUPLET_TEST_FILE_LIMIT_MS ?? 600_000);
 
 const child = spawn(
   process.execPath,

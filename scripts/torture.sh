@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `npm run torture`: the slow tests whole. `npm test` runs bounded versions of the same files. About half an hour.
+# `npm run torture`: the slow tests whole. `npm test` runs bounded versions of the same files. About an hour.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/test-services
@@ -8,4 +8,5 @@ npm exec -- node-gyp --loglevel=error build
 # Ten minutes of the C++ fuzzer, then the random suites with many times their rounds; every seed is printed.
 COUPLET_FUZZ_SECONDS=600 COUPLET_FUZZ_RUNS=100000000 scripts/native-tests.sh
 COUPLET_TEST_ROUNDS=600 COUPLET_TEST_FILE_LIMIT_MS=3600000 exec node scripts/run-tests.mjs \
-  test/e2e/differential.test.ts test/e2e/flow-control.test.ts test/fuzz/*.test.ts test/relay/*.test.ts "$@"
+  test/e2e/differential.test.ts test/e2e/flow-control.test.ts test/fuzz/*.test.ts test/relay/*.test.ts \
+  test/e2e/recording.test.ts test/e2e/recording-crash.test.ts "$@"

@@ -5,10 +5,10 @@ import { before, test } from 'node:test';
 import { type WebSocket, WebSocketServer } from 'ws';
 import { buildTools, type Tools } from '../../bench/build.ts';
 import { type LoadResult, measure, runLoad } from '../../bench/measure.ts';
-import { coupletPeer } from '../../bench/peers/couplet.ts';
+import { coupletPeer, coupletRecordedPeer } from '../../bench/peers/couplet.ts';
 import { floorPeer } from '../../bench/peers/floor.ts';
 import type { Peer } from '../../bench/peers/peer.ts';
-import { wsPeer } from '../../bench/peers/ws.ts';
+import { wsPeer, wsRecordedPeer } from '../../bench/peers/ws.ts';
 import { type Load, scenarios } from '../../bench/scenarios.ts';
 
 const unpinned = { relayCpu: undefined, generatorCpu: undefined };
@@ -91,6 +91,30 @@ for (const [name, makePeer] of Object.entries(peers)) {
   });
 }
 
+for (const peer of [coupletRecordedPeer, wsRecordedPeer]) {
+  test(`${peer.name} records every message, and one that is not recorded is noticed`, {
+    timeout: 60_000,
+  }, async (t) => {
+    const missing = peer.unavailable();
+    if (missing !== undefined) return t.skip(missing);
+    for (const { name, load } of scenarios.filter(({ reference }) => reference === 'couplet')) {
+      const relay = await peer.start(undefined);
+      const recordings = relay.recordings!;
+      try {
+        const result = await runLoad(tools.load, relay, load, { warmupSeconds: 0.05, durationSeconds: 0.1 });
+        assert.deepEqual(result.errors, noErrors, name);
+        await relay.stop();
+        assert.ok(result.allMessages >= result.messages && result.messages > 0, name);
+        recordings.check(result.allMessages, load.messageBytes);
+        assert.throws(() => recordings.check(result.allMessages + 1, load.messageBytes), /recorded were/);
+      } finally {
+        await relay.stop();
+        recordings.remove();
+      }
+    }
+  });
+}
+
 test('floor and generator for a second: nothing lost, and one thread uses at most one core', async () => {
   const load: Load = { mode: 'pipeline', pairs: 16, inFlight: 64, messageBytes: 64 };
   const relay = await floorPeer(tools.floor).start(undefined);
@@ -139,6 +163,23 @@ for (const [what, error, tamper] of faults) {
     assert.ok(result.errors[error] > 0, JSON.stringify(result.errors));
   });
 }
+
+test('the generator ends early where it is told how many bytes are enough', async () => {
+  const relay = await startTampering((message) => [message]);
+  try {
+    const load: Load = { mode: 'pipeline', pairs: 2, inFlight: 8, messageBytes: 64 };
+    const bounded = { port: relay.port, ...paths, maxBytes: 64 * 4000 };
+    const result = await runLoad(tools.load, bounded, load, { warmupSeconds: 10, durationSeconds: 10 });
+    assert.deepEqual(result.errors, noErrors);
+    assert.equal(result.allMessages, relay.count());
+    // The end is looked at between reads, which bring at most what is under way.
+    assert.ok(result.allMessages >= 4000 && result.allMessages <= 4000 + 2 * 2 * 8, `${result.allMessages} in all`);
+    assert.ok(result.messages >= 3000 - 2 * 8 && result.messages <= 3000 + 2 * 8, `${result.messages} measured`);
+    assert.ok(result.seconds < 10);
+  } finally {
+    relay.close();
+  }
+});
 
 test('the generator says why it cannot connect, without the query', async () => {
   const server = new WebSocketServer({ host: '127.0.0.1', port: 0, verifyClient: () => false });
