@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 export interface Tools {
   readonly floor: string;
   readonly load: string;
+  readonly stamp: string;
 }
 
 /**
@@ -17,9 +18,11 @@ export const compilerFlags = ['-std=gnu11', '-O2', '-Wall', '-Wextra'] as const;
 const here = fileURLToPath(new URL('.', import.meta.url));
 export const cacheFolder = `${here}.cache`;
 
+const generator = ['load/half.c', 'load/half.h', 'load/pairs.c', 'load/pairs.h', 'load/histogram.h'];
 const sources: Record<keyof Tools, readonly string[]> = {
   floor: ['floor/floor.c', 'floor/accept.h', 'floor/frame.h'],
-  load: ['load/load.c', 'load/half.c', 'load/half.h', 'load/histogram.h'],
+  load: ['load/load.c', ...generator],
+  stamp: ['load/stamp.c', ...generator],
 };
 
 function modifiedMs(path: string): number {
@@ -46,5 +49,5 @@ function build(name: keyof Tools): string {
 
 /** Builds what is out of date into `bench/.cache`. Throws with the compiler's words where that fails. */
 export function buildTools(): Tools {
-  return { floor: build('floor'), load: build('load') };
+  return { floor: build('floor'), load: build('load'), stamp: build('stamp') };
 }

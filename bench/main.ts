@@ -5,28 +5,36 @@ import { systemClock } from '../src/core/clock.ts';
 import { type Affinity, chooseAffinity } from './affinity.ts';
 import { buildTools, cacheFolder, compilerFlags } from './build.ts';
 import { type Interval, type MeasuredRun, measure } from './measure.ts';
-import { coupletPeer } from './peers/couplet.ts';
+import { coupletPeer, coupletRecordedPeer } from './peers/couplet.ts';
 import { floorPeer } from './peers/floor.ts';
 import type { Peer } from './peers/peer.ts';
-import { wsPeer } from './peers/ws.ts';
+import { wsPeer, wsRecordedPeer } from './peers/ws.ts';
+import { checkPrecision, formatPrecision, measurePrecision, precisionName, precisionTitle } from './precision.ts';
 import { checkRatios, formatScenario, reportScenario, type ScenarioReport } from './report.ts';
 import { type Scenario, scenarios, selectScenarios } from './scenarios.ts';
+
+const peerNames = [...new Set(scenarios.flatMap(({ peers }) => peers))];
 
 const usage = `usage: npm run bench -- [scenario…] [options]
 
 Scenarios (all where none is named):
-${scenarios.map(({ name, title }) => `  ${name.padEnd(14)}${title}`).join('\n')}
+${scenarios.map(({ name, title }) => `  ${name.padEnd(24)}${title}`).join('\n')}
+Only where it is named, once, and with the machine to itself:
+  ${precisionName.padEnd(24)}${precisionTitle}
 
   --runs N          rounds; each measures every peer once, in a fresh process (3; for a claim take 7)
-  --duration S      measured seconds of a run (2)
+  --duration S      measured seconds of a run (2; ${precisionName}: 20)
   --warmup S        seconds of load before them (1)
-  --peers A,B,…     floor,ws,couplet; the floor is always measured
+  --peers A,B,…     ${peerNames.join(',')};
+                    what a scenario's ratios refer to is always measured
   --json FILE       where the figures go (bench/.cache/last.json)
-  --check           exit 1 where couplet is above the asked ratio or was not measured
+  --check           exit 1 where couplet is above an asked ratio or was not measured, or its recorded times are off
 `;
 
 interface Options {
   readonly scenarios: readonly Scenario[];
+  /** Seconds that recorded times are measured for; absent where that was not asked. */
+  readonly precisionSeconds: number | undefined;
   readonly runs: number;
   readonly interval: Interval;
   readonly peers: readonly string[];
@@ -48,21 +56,24 @@ function readOptions(args: readonly string[]): Options | undefined {
     allowPositionals: true,
     options: {
       runs: { type: 'string', default: '3' },
-      duration: { type: 'string', default: '2' },
+      duration: { type: 'string' },
       warmup: { type: 'string', default: '1' },
-      peers: { type: 'string', default: 'floor,ws,couplet' },
+      peers: { type: 'string', default: peerNames.join(',') },
       json: { type: 'string', default: `${cacheFolder}/last.json` },
       check: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
   });
   if (values.help) return undefined;
+  const named = positionals.filter((name) => name !== precisionName);
+  const precision = named.length < positionals.length;
   return {
-    scenarios: selectScenarios(positionals),
+    scenarios: precision && named.length === 0 ? [] : selectScenarios(named),
+    precisionSeconds: precision ? positive(values.duration ?? '20', 'duration', false) : undefined,
     runs: positive(values.runs, 'runs', true),
     interval: {
       warmupSeconds: positive(values.warmup, 'warmup', false),
-      durationSeconds: positive(values.duration, 'duration', false),
+      durationSeconds: positive(values.duration ?? '2', 'duration', false),
     },
     peers: values.peers.split(','),
     json: values.json,
@@ -70,12 +81,15 @@ function readOptions(args: readonly string[]): Options | undefined {
   };
 }
 
-function selectPeers(names: readonly string[], known: readonly Peer[]): Peer[] {
-  const unknown = names.find((name) => !known.some((peer) => peer.name === name));
-  if (unknown !== undefined) {
-    throw new Error(`no peer "${unknown}"; there are ${known.map((peer) => peer.name).join(', ')}`);
-  }
-  return known.filter((peer) => peer.name === 'floor' || names.includes(peer.name));
+/** Peers that are asked for or that ratios refer to, of those that the scenarios compare. */
+function selectPeers(options: Options, known: readonly Peer[]): Peer[] {
+  const unknown = options.peers.find((name) => !peerNames.includes(name));
+  if (unknown !== undefined) throw new Error(`no peer "${unknown}"; there are ${peerNames.join(', ')}`);
+  return known.filter(({ name }) =>
+    options.scenarios.some(
+      ({ peers, reference }) => name === reference || (peers.includes(name) && options.peers.includes(name)),
+    ),
+  );
 }
 
 /** Every peer once per round; the order turns from round to round, so that none always follows the same other. */
@@ -121,7 +135,8 @@ async function main(): Promise<number> {
     return 0;
   }
   const tools = buildTools();
-  const selected = selectPeers(options.peers, [floorPeer(tools.floor), wsPeer, coupletPeer]);
+  const known = [floorPeer(tools.floor), wsPeer, coupletPeer, wsRecordedPeer, coupletRecordedPeer];
+  const selected = selectPeers(options, known);
   const missing = selected.flatMap((peer) => {
     const reason = peer.unavailable();
     return reason === undefined ? [] : [{ peer: peer.name, reason }];
@@ -134,17 +149,23 @@ async function main(): Promise<number> {
   }
   const reports: ScenarioReport[] = [];
   for (const scenario of options.scenarios) {
-    const report = await runScenario(scenario, peers, options, tools.load, affinity);
+    const compared = peers.filter(({ name }) => scenario.peers.includes(name));
+    if (!compared.some(({ name }) => name === scenario.reference)) continue;
+    const report = await runScenario(scenario, compared, options, tools.load, affinity);
     reports.push(report);
     process.stdout.write(`\n${formatScenario(report)}\n`);
   }
-  const { runs, interval } = options;
+  const { runs, interval, precisionSeconds } = options;
+  const precision = precisionSeconds === undefined ? undefined : await measurePrecision(tools.stamp, precisionSeconds);
+  if (precision !== undefined) process.stdout.write(`\n${formatPrecision(precision)}\n`);
   const at = new Date(systemClock.nowMs()).toISOString();
-  const result = { at, machine: describeMachine(affinity), runs, interval, missing, scenarios: reports };
+  const result = { at, machine: describeMachine(affinity), runs, interval, missing, scenarios: reports, precision };
   writeFileSync(options.json, `${JSON.stringify(result, undefined, 2)}\n`);
   process.stdout.write(`\nfigures of every run: ${options.json}\n`);
   if (!options.check) return 0;
-  const broken = checkRatios(reports, coupletPeer.name);
+  const unmeasured = options.scenarios.filter((scenario) => !reports.some(({ name }) => name === scenario.name));
+  const broken = [...checkRatios(reports), ...unmeasured.map(({ name }) => `${name}: was not measured`)];
+  if (precision !== undefined) broken.push(...checkPrecision(precision));
   for (const line of broken) process.stderr.write(`bench: ${line}\n`);
   return broken.length === 0 ? 0 : 1;
 }

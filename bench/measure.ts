@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { type Affinity, pinned } from './affinity.ts';
 import type { Peer, RunningPeer } from './peers/peer.ts';
+import { maxRecordedBytes } from './peers/recordings.ts';
 import type { Load } from './scenarios.ts';
 
 /** One run of the load generator, as it prints it. Times and counts are of the measured interval alone. */
@@ -9,6 +10,8 @@ export interface LoadResult {
   readonly messages: number;
   /** Payload bytes of these messages. */
   readonly bytes: number;
+  /** Messages from the first to the last, before and after the interval too. */
+  readonly allMessages: number;
   readonly generatorCpuSeconds: number;
   /** Absent without a relay's pid. */
   readonly relayCpuSeconds?: number;
@@ -32,11 +35,12 @@ const overheadMs = 40_000;
 
 /**
  * Runs the load generator against a relay that listens. Resolves with its figures, also where messages went wrong
- * (see `errors`); rejects where it could not connect. `pid`: the process whose CPU time is read.
+ * (see `errors`); rejects where it could not connect. `pid`: the process whose CPU time is read. `maxBytes`: of payload,
+ * warm-up included, after which the run ends early; the warm-up after a quarter of it.
  */
 export function runLoad(
   program: string,
-  relay: Pick<RunningPeer, 'port' | 'userPath' | 'devicePath'> & { readonly pid?: number },
+  relay: Pick<RunningPeer, 'port' | 'userPath' | 'devicePath'> & { readonly pid?: number; readonly maxBytes?: number },
   load: Load,
   interval: Interval,
   cpu?: number,
@@ -52,6 +56,7 @@ export function runLoad(
     '--warmup': interval.warmupSeconds,
     '--duration': interval.durationSeconds,
     ...(relay.pid === undefined ? {} : { '--pid': relay.pid }),
+    ...(relay.maxBytes === undefined ? {} : { '--max-bytes': relay.maxBytes }),
   };
   const [command, ...parameters] = pinned(cpu, [program, ...Object.entries(options).flat().map(String)]);
   const timeout = (interval.warmupSeconds + interval.durationSeconds) * 1000 + overheadMs;
@@ -81,7 +86,9 @@ export async function measure(
 ): Promise<MeasuredRun> {
   const relay = await peer.start(affinity.relayCpu);
   try {
-    const result = await runLoad(loadProgram, relay, load, interval, affinity.generatorCpu);
+    relay.recordings?.warmMemory();
+    const bounded = relay.recordings === undefined ? relay : { ...relay, maxBytes: maxRecordedBytes };
+    const result = await runLoad(loadProgram, bounded, load, interval, affinity.generatorCpu);
     if (Object.values(result.errors).some((count) => count > 0)) {
       throw new Error(`${peer.name} did not deliver every message as it was sent: ${JSON.stringify(result.errors)}`);
     }
@@ -89,8 +96,11 @@ export async function measure(
     if (relayCpuSeconds === undefined || relayCpuMicrosPerMessage === undefined) {
       throw new Error(`${peer.name} delivered no message in ${interval.durationSeconds} s`);
     }
+    await relay.stop();
+    relay.recordings?.check(result.allMessages, load.messageBytes);
     return { ...result, relayCpuSeconds, relayCpuMicrosPerMessage };
   } finally {
     await relay.stop();
+    relay.recordings?.remove();
   }
 }

@@ -20,15 +20,16 @@ export interface PeerReport {
   readonly relayCpuPercent: number;
   readonly generatorCpuPercent: number;
   readonly limit: Limit;
-  /** Median CPU per message over the floor's median; min and max are those of the single rounds. */
-  readonly ratioToFloor: Spread;
+  /** Median CPU per message over the reference's median; min and max are those of the single rounds. */
+  readonly ratio: Spread;
 }
 
 export interface ScenarioReport {
   readonly name: string;
   readonly title: string;
   readonly load: Scenario['load'];
-  readonly askedRatioToFloor: number;
+  readonly reference: string;
+  readonly asked?: Scenario['asked'];
   readonly peers: readonly PeerReport[];
 }
 
@@ -53,10 +54,10 @@ export function limitOf(relayCpuPercent: number, generatorCpuPercent: number): L
   return generator ? 'generator' : 'neither';
 }
 
-function reportPeer(name: string, runs: readonly MeasuredRun[], floor: readonly MeasuredRun[]): PeerReport {
+function reportPeer(name: string, runs: readonly MeasuredRun[], reference: readonly MeasuredRun[]): PeerReport {
   const cost = spread(runs.map((run) => run.relayCpuMicrosPerMessage));
-  const floorCost = floor.map((run) => run.relayCpuMicrosPerMessage);
-  const rounds = spread(runs.map((run, round) => run.relayCpuMicrosPerMessage / floorCost[round]!));
+  const referenceCost = reference.map((run) => run.relayCpuMicrosPerMessage);
+  const rounds = spread(runs.map((run, round) => run.relayCpuMicrosPerMessage / referenceCost[round]!));
   const percent = (cpuSeconds: (run: MeasuredRun) => number): number =>
     median(runs.map((run) => (100 * cpuSeconds(run)) / run.seconds));
   const relayCpuPercent = percent((run) => run.relayCpuSeconds);
@@ -74,20 +75,23 @@ function reportPeer(name: string, runs: readonly MeasuredRun[], floor: readonly 
     relayCpuPercent,
     generatorCpuPercent,
     limit: limitOf(relayCpuPercent, generatorCpuPercent),
-    ratioToFloor: { median: cost.median / median(floorCost), min: rounds.min, max: rounds.max },
+    ratio: { median: cost.median / median(referenceCost), min: rounds.min, max: rounds.max },
   };
 }
 
-/** Medians, spreads and ratios of one scenario. `runs`: per peer, one entry per round; the floor must be among them. */
+/** Medians, spreads and ratios of one scenario. `runs`: per peer, one entry per round; the reference must be among them. */
 export function reportScenario(scenario: Scenario, runs: ReadonlyMap<string, readonly MeasuredRun[]>): ScenarioReport {
-  const floor = runs.get('floor');
-  if (floor === undefined) throw new Error('ratios need the floor in the same call');
-  const { name, title, load, askedRatioToFloor } = scenario;
-  const peers = [...runs].map(([peer, peerRuns]) => reportPeer(peer, peerRuns, floor));
-  return { name, title, load, askedRatioToFloor, peers };
+  const { name, title, load, reference, asked } = scenario;
+  const referenceRuns = runs.get(reference);
+  if (referenceRuns === undefined) throw new Error(`${name}: ratios need ${reference} in the same call`);
+  const peers = [...runs].map(([peer, peerRuns]) => reportPeer(peer, peerRuns, referenceRuns));
+  return { name, title, load, reference, ...(asked !== undefined && { asked }), peers };
 }
 
-const columns = ['peer', 'µs/msg', 'min–max', 's/GB', '× floor', 'min–max', 'msg/s', 'p50 µs', 'p99 µs', 'limit'];
+function columnsOf({ reference }: ScenarioReport): string[] {
+  const ratio = `× ${reference}`;
+  return ['peer', 'µs/msg', 'min–max', 's/GB', ratio, 'min–max', 'msg/s', 'p50 µs', 'p99 µs', 'limit'];
+}
 
 function figures(value: number): string {
   return value >= 100
@@ -100,7 +104,7 @@ function figures(value: number): string {
 }
 
 function row(peer: PeerReport): string[] {
-  const { cpuMicrosPerMessage: cost, ratioToFloor: ratio, roundTripMicros: trip } = peer;
+  const { cpuMicrosPerMessage: cost, ratio, roundTripMicros: trip } = peer;
   return [
     peer.name,
     figures(cost.median),
@@ -117,6 +121,7 @@ function row(peer: PeerReport): string[] {
 
 /** The scenario as lines for a terminal. */
 export function formatScenario(report: ScenarioReport): string {
+  const columns = columnsOf(report);
   const rows = [columns, ...report.peers.map(row)];
   const widths = columns.map((_, column) => Math.max(...rows.map((cells) => cells[column]!.length)));
   const last = columns.length - 1;
@@ -128,16 +133,19 @@ export function formatScenario(report: ScenarioReport): string {
       .join('  ')
       .trimEnd(),
   );
-  return [`${report.title} (${report.name}; asked: ≤ ${report.askedRatioToFloor} × floor)`, ...lines].join('\n');
+  const { name, title, asked, reference } = report;
+  const limit = asked === undefined ? 'nothing asked' : `asked of ${asked.peer}: ≤ ${asked.ratio} × ${reference}`;
+  return [`${title} (${name}; ${limit})`, ...lines].join('\n');
 }
 
 /** What is above the asked ratio, or was not measured: one line each; empty where all is well. */
-export function checkRatios(reports: readonly ScenarioReport[], peerName: string): string[] {
-  return reports.flatMap((report) => {
-    const peer = report.peers.find(({ name }) => name === peerName);
-    if (peer === undefined) return [`${report.name}: ${peerName} was not measured`];
-    const ratio = peer.ratioToFloor.median;
-    if (ratio <= report.askedRatioToFloor) return [];
-    return [`${report.name}: ${peerName} costs ${ratio.toFixed(3)} × the floor, asked is ${report.askedRatioToFloor}`];
+export function checkRatios(reports: readonly ScenarioReport[]): string[] {
+  return reports.flatMap(({ name, reference, asked, peers }) => {
+    if (asked === undefined) return [];
+    const peer = peers.find((one) => one.name === asked.peer);
+    if (peer === undefined) return [`${name}: ${asked.peer} was not measured`];
+    const ratio = peer.ratio.median;
+    if (ratio <= asked.ratio) return [];
+    return [`${name}: ${asked.peer} costs ${ratio.toFixed(3)} × ${reference}, asked is ${asked.ratio}`];
   });
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 struct faults faults;
@@ -102,6 +103,20 @@ bool half_send(struct half *half) {
     half->frame_offset = at % prepared.frame_bytes;
   }
   return true;
+}
+
+uint64_t half_send_stamped(struct half *half) {
+  number_frames(half->sent, 1);
+  uint64_t key;
+  memcpy(&key, mask, 4);
+  memcpy((uint8_t *)&key + 4, mask, 4);
+  struct timespec time;
+  if (clock_gettime(CLOCK_REALTIME, &time) != 0) return 0;
+  uint64_t now = (uint64_t)time.tv_sec * 1000000000ULL + (uint64_t)time.tv_nsec, stamp = now ^ key;
+  memcpy(prepared.bytes + prepared.header_bytes + 8, &stamp, 8);
+  if (send(half->fd, prepared.bytes, prepared.frame_bytes, MSG_NOSIGNAL) != (ssize_t)prepared.frame_bytes) return 0;
+  half->allowed = ++half->sent;
+  return now;
 }
 
 static bool violated(uint64_t *counter) {

@@ -54,6 +54,13 @@ void half_connect(struct half *half, const struct sockaddr_in *address, const ch
 /** Sends what is allowed until the socket is full; false where the socket broke. */
 bool half_send(struct half *half);
 
+/**
+ * Sends one frame at once, whatever is allowed. The wall clock, read last before the system call, stands in the
+ * payload's second eight bytes (nanoseconds, in the machine's byte order), so prepare_frames() is to be told at least
+ * 24 bytes. Returns that time, or 0 where the socket did not take the whole frame: the half is of no use then.
+ */
+uint64_t half_send_stamped(struct half *half);
+
 /** Called for every whole binary message; the program's main file defines it. */
 void message_arrived(struct half *half, uint64_t sequence);
 

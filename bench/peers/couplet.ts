@@ -6,6 +6,7 @@ import { CookieSealer } from '../../src/auth/cookie.ts';
 import { LoginKey } from '../../src/auth/keys.ts';
 import { systemClock } from '../../src/core/clock.ts';
 import { type Peer, type RunningPeer, startRelay } from './peer.ts';
+import { RecordingFolder, recordingsUnavailable } from './recordings.ts';
 
 const program = fileURLToPath(new URL('../../dist/main.js', import.meta.url));
 const userid = 'user//bench';
@@ -16,7 +17,16 @@ const raisedLimits = {
   COUPLET_RELAY_MAX_WAITING_PER_ADDRESS: '100000',
 };
 
-async function start(cpu: number | undefined): Promise<RunningPeer> {
+/** A running server and where its files are; they go with `stop()`. */
+export interface RunningCouplet extends RunningPeer {
+  readonly dataDir: string;
+}
+
+/** Starts `couplet serve` with `settings` (environment variables) beside what every run has. */
+export async function startCouplet(
+  cpu: number | undefined,
+  settings: Readonly<Record<string, string>> = {},
+): Promise<RunningCouplet> {
   const key = LoginKey.generate();
   const data = mkdtempSync(join(tmpdir(), 'couplet-bench-'));
   const remove = (): void => {
@@ -36,13 +46,13 @@ async function start(cpu: number | undefined): Promise<RunningPeer> {
   const user = sealer.seal({ userid, domainid: '' });
   const device = sealer.seal({ ruserid: userid });
   try {
-    const relay = await startRelay(
-      cpu,
-      [process.execPath, program, 'serve', ...Object.entries(options).flat()],
-      raisedLimits,
-    );
+    const relay = await startRelay(cpu, [process.execPath, program, 'serve', ...Object.entries(options).flat()], {
+      ...raisedLimits,
+      ...settings,
+    });
     return {
       pid: relay.pid,
+      dataDir: data,
       port: relay.port,
       userPath: `/meshrelay.ashx?auth=${user}&id=bench-{pair}&browser=1`,
       devicePath: `/meshrelay.ashx?rauth=${device}&id=bench-{pair}`,
@@ -54,9 +64,28 @@ async function start(cpu: number | undefined): Promise<RunningPeer> {
   }
 }
 
+const missing = (): string | undefined =>
+  existsSync(program) ? undefined : 'dist/main.js is missing: run `npm run build` first';
+
 /** Couplet as it is shipped: the built server with everything on that is on by default. */
-export const coupletPeer: Peer = {
-  name: 'couplet',
-  unavailable: () => (existsSync(program) ? undefined : 'dist/main.js is missing: run `npm run build` first'),
-  start,
+export const coupletPeer: Peer = { name: 'couplet', unavailable: missing, start: (cpu) => startCouplet(cpu) };
+
+/** The same, recording all sessions, with all that belongs to a recording by default: times to the microsecond, checksums, syncs. */
+export const coupletRecordedPeer: Peer = {
+  name: 'couplet-recorded',
+  unavailable: () => missing() ?? recordingsUnavailable(),
+  start: async (cpu) => {
+    const recordings = new RecordingFolder();
+    try {
+      const settings = {
+        COUPLET_RECORDING_MODE: 'strict',
+        COUPLET_RECORDING_DIR: recordings.path,
+        COUPLET_RECORDING_INDEX: 'false',
+      };
+      return { ...(await startCouplet(cpu, settings)), recordings };
+    } catch (error) {
+      recordings.remove();
+      throw error;
+    }
+  },
 };

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { pinned } from '../affinity.ts';
+import type { RecordingFolder } from './recordings.ts';
 
 /** A relay that can be measured: one adapter each. */
 export interface Peer {
@@ -18,6 +19,8 @@ export interface RunningPeer {
   /** Request targets of the two sides; `{pair}` stands for the pair's number. */
   readonly userPath: string;
   readonly devicePath: string;
+  /** Where it records; to be checked after its end and then removed. */
+  readonly recordings?: RecordingFolder;
   /** Ends the process and waits for its end. */
   stop(): Promise<void>;
 }

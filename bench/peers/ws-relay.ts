@@ -1,22 +1,29 @@
 import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
 import { type WebSocket, WebSocketServer } from 'ws';
+import { NaiveRecording } from './naive-recording.ts';
 
-// The smallest correct relay on the `ws` library: no authentication, no limits, flow control by pause and resume.
+// The smallest correct relay on the `ws` library: no authentication, no limits, flow control by pause and resume. Where
+// RECORDING_DIR is in the environment, it records all pairs there.
 
 const highWaterBytes = 1024 * 1024;
 const lowWaterBytes = 256 * 1024;
 const waiting = new Map<string, WebSocket>();
+const recordingDir = process.env.RECORDING_DIR;
 
-/** Forwards one direction. The sender is not read while too much is buffered for the receiver. */
-function forward(from: WebSocket, to: WebSocket): void {
+/** Forwards one direction. The sender is not read while too much is buffered for the receiver, or to be recorded. */
+function forward(from: WebSocket, to: WebSocket, recording: NaiveRecording | undefined, fromUser: boolean): void {
+  const buffered = (): number => Math.max(to.bufferedAmount, recording?.pendingBytes ?? 0);
   const written = (): void => {
-    if (from.isPaused && to.bufferedAmount <= lowWaterBytes) from.resume();
+    if (from.isPaused && buffered() <= lowWaterBytes) from.resume();
   };
   from.on('message', (data: Buffer, binary) => {
     to.send(data, { binary }, written);
-    if (to.bufferedAmount > highWaterBytes) from.pause();
+    recording?.append(data, binary, fromUser, written);
+    if (buffered() > highWaterBytes) from.pause();
   });
   from.on('close', () => {
+    recording?.end();
     to.close(1000);
     to.resume(); // its answer to the close frame must be read, whatever was paused
   });
@@ -24,7 +31,8 @@ function forward(from: WebSocket, to: WebSocket): void {
 
 const server = new WebSocketServer({ host: '127.0.0.1', port: 0, perMessageDeflate: false });
 server.on('connection', (half, request) => {
-  const id = new URL(request.url ?? '/', 'ws://relay').searchParams.get('id') ?? '';
+  const query = new URL(request.url ?? '/', 'ws://relay').searchParams;
+  const id = query.get('id') ?? '';
   half.on('error', () => half.terminate());
   const mate = waiting.get(id);
   if (mate === undefined) {
@@ -36,11 +44,13 @@ server.on('connection', (half, request) => {
     return;
   }
   waiting.delete(id);
-  for (const [one, other] of [
-    [half, mate],
-    [mate, half],
+  const recording = recordingDir === undefined ? undefined : new NaiveRecording(join(recordingDir, `${id}.mcrec`));
+  const isUser = query.get('browser') === '1';
+  for (const [one, other, fromUser] of [
+    [half, mate, isUser],
+    [mate, half, !isUser],
   ] as const) {
-    forward(one, other);
+    forward(one, other, recording, fromUser);
     one.send('c');
   }
   mate.resume();
@@ -49,3 +59,10 @@ server.on('listening', () => {
   const { port } = server.address() as AddressInfo;
   process.stdout.write(`${JSON.stringify({ msg: 'listening', address: `127.0.0.1:${port}` })}\n`);
 });
+// Where it records, it ends when all is written, which the process then does by itself.
+if (recordingDir !== undefined) {
+  process.once('SIGTERM', () => {
+    server.close();
+    for (const half of server.clients) half.terminate();
+  });
+}
