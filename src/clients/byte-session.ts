@@ -5,6 +5,8 @@ import { closeError, type HalfClose, isCleanClose, printableLine } from './clien
 import type { ClientHalf } from './connect.ts';
 import { deferred, within } from './waiting.ts';
 
+/** A last text waits this long for a mate to be there: a little longer than the relay holds a half (R15). */
+const farewellWaitMs = 35_000;
 /** Payload of one message: large enough that the cost per message does not matter, small against 1 MiB of R23. */
 const maxChunkBytes = 64 * 1024;
 
@@ -17,6 +19,15 @@ export interface ByteSessionOptions {
   /** After a failure: how long the relay may take to answer the close frame. Default 2000. */
   readonly closeWaitMs?: number;
   readonly signal?: AbortSignal;
+  /** An agent's connection to its target: from when on it stands. A Couplet mate is told (`connected`). */
+  readonly connected?: Promise<void>;
+  /** Called once, before the first data is written: the mate says that its target stands, or shows it. */
+  readonly onConnected?: () => void;
+  /**
+   * Ends the streams of a failed session, instead of `input.destroy()`: a socket is reset, for its peer must not take a
+   * break for an end. May return a last text for the mate (`error: …`, T11).
+   */
+  readonly onFailure?: (error: unknown, mateIsCouplet: boolean) => string | undefined;
 }
 
 /**
@@ -52,6 +63,7 @@ class ByteSession {
   readonly #options: ByteSessionOptions;
   readonly #failed = deferred<never>();
   readonly #greeted = deferred<void>();
+  #connectedHeard = false;
   readonly #mateKnown = deferred<void>();
   /** The output is ended and has taken everything. */
   readonly #received = deferred<void>();
@@ -81,15 +93,20 @@ class ByteSession {
     input.on('error', (cause) => this.#failInput(cause));
     finished(output, { readable: false }, (error) => this.#onOutputFinished(error));
     void half.closed.then((close) => this.#onClosed(close));
+    void this.#options.connected?.then(
+      () => this.#tellConnected(),
+      () => undefined, // the stream's error tells
+    );
     half.start({ onText: (text) => this.#onText(text), onBinary: (data) => this.#onBinary(data) });
     try {
       await Promise.race([this.#failed.promise, this.#converse()]);
     } catch (error) {
       this.#over = true;
-      input.destroy();
-      half.close();
+      const farewell = this.#endStreams(error);
       // Read on, throwing away, or the relay's answer to the close frame would not be seen behind the mate's data.
       half.resume();
+      if (farewell !== undefined) await this.#sayFarewell(farewell);
+      half.close();
       // A waiting half is not read (R15), so its close frame is not answered: its hang-up is what the relay sees.
       await within(half.closed, this.#isGreeted ? closeWaitMs : 0);
       half.terminate();
@@ -99,6 +116,19 @@ class ByteSession {
       this.#mateKnown.resolve();
       signal?.removeEventListener('abort', onAbort);
     }
+  }
+
+  #endStreams(error: unknown): string | undefined {
+    const { input, onFailure } = this.#options;
+    if (onFailure !== undefined) return onFailure(error, this.#mate === 'couplet');
+    input.destroy();
+    return undefined;
+  }
+
+  async #sayFarewell(text: string): Promise<void> {
+    const { closeWaitMs = 2000 } = this.#options;
+    await within(Promise.race([this.#greeted.promise, this.#half.closed]), farewellWaitMs);
+    await within(this.#half.sendText(text), closeWaitMs);
   }
 
   async #converse(): Promise<void> {
@@ -114,7 +144,8 @@ class ByteSession {
   async #sendInput(): Promise<void> {
     const { input, capsWaitMs = 5000 } = this.#options;
     try {
-      for await (const chunk of input as AsyncIterable<Buffer>) {
+      // Its end must not destroy a socket that is also the output.
+      for await (const chunk of input.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
         for (let at = 0; at < chunk.length; at += maxChunkBytes) {
           // `false`: the connection is over; what that means for the session is judged in #onClosed.
           if (!(await this.#half.sendBinary(chunk.subarray(at, at + maxChunkBytes)))) return;
@@ -133,9 +164,10 @@ class ByteSession {
   }
 
   #onText(text: string): void {
-    if (this.#over) return;
     const control = parseControlText(text);
     if (!this.#isGreeted) this.#onGreeting(text, control !== undefined);
+    else if (this.#over) return;
+    else if (control?.type === 'connected') this.#hearConnected();
     else if (control?.type === 'caps') this.#learnMate(control.fields.eof === true ? 'couplet' : 'other');
     else if (control?.type === 'eof') this.#onMateEof();
     else if (!control) this.#onForeignText(text);
@@ -151,8 +183,22 @@ class ByteSession {
     }
   }
 
+  async #tellConnected(): Promise<void> {
+    await this.#mateKnown.promise;
+    if (this.#over || this.#eofSent || this.#mate !== 'couplet') return;
+    // A broken connection shows in its close.
+    await this.#half.sendText(controlTexts.connected);
+  }
+
+  #hearConnected(): void {
+    if (this.#connectedHeard) return;
+    this.#connectedHeard = true;
+    this.#options.onConnected?.();
+  }
+
   #onMateEof(): void {
     this.#learnMate('other');
+    this.#hearConnected();
     if (this.#mateEnded) this.#failProtocol('the mate ended its data twice');
     else this.#endOutput();
   }
@@ -175,6 +221,7 @@ class ByteSession {
       this.#failProtocol('the mate sent data after its end');
     } else {
       this.#learnMate('other');
+      this.#hearConnected();
       this.#write(data);
     }
   }

@@ -1,8 +1,12 @@
+import { spawnSync } from 'node:child_process';
 import { closeSync, createWriteStream, fstatSync, openSync } from 'node:fs';
 import { Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import { isatty } from 'node:tty';
+import { CoupletError } from '../core/errors.ts';
+import { askPassword } from './password.ts';
+import type { ShellTerminal } from './shell.ts';
 
 const stdoutDescriptor = 1;
 
@@ -70,4 +74,54 @@ export async function flush(stream: Writable, stop?: AbortSignal): Promise<void>
   stream.end();
   // How it failed, if it did, was reported before; here only its end counts.
   await finished(stream, { readable: false, ...(stop && { signal: stop }) }).catch(() => undefined);
+}
+
+/** The process's terminal, for a shell. Without one (a pipe) nothing is made raw and there is no size. */
+export function processTerminal(): ShellTerminal {
+  const { stdin, stdout } = process;
+  const terminal: ShellTerminal = {
+    input: stdin,
+    output: stdout,
+    size: () => (stdout.isTTY ? { cols: stdout.columns, rows: stdout.rows } : undefined),
+    onResize: (listener) => {
+      stdout.on('resize', listener);
+      return () => stdout.off('resize', listener);
+    },
+    makeRaw: () => {
+      if (!stdin.isTTY) return () => undefined;
+      const restore = () => stdin.setRawMode(false);
+      stdin.setRawMode(true);
+      endOutputProcessing();
+      // Whatever ends the process, the user must be able to go on typing.
+      process.on('exit', restore);
+      return () => {
+        process.off('exit', restore);
+        restore();
+      };
+    },
+  };
+  if (!stdin.isTTY) return terminal;
+  // Not to standard output, which may lead elsewhere.
+  const show = (text: string) => process.stderr.write(text);
+  return {
+    ...terminal,
+    askPassword: (prompt, signal) => askPassword({ ...terminal, show }, prompt, signal),
+  };
+}
+
+/**
+ * What a remote terminal has made of a line feed must not be made anew. Raw mode of Node.js leaves that on, and gives no
+ * other; it puts back what it found, this too. Without `stty` (no such system has terminals of this kind) it stays on.
+ */
+function endOutputProcessing(): void {
+  spawnSync('stty', ['-opost'], { stdio: ['inherit', 'ignore', 'ignore'] });
+}
+
+/** Aborted by the first of these signals, which then no longer ends the process by itself. */
+export function abortOn(...signals: NodeJS.Signals[]): AbortSignal {
+  const controller = new AbortController();
+  for (const signal of signals) {
+    process.on(signal, () => controller.abort(new CoupletError('CPL_CLIENT_STOPPED', `ended by ${signal}`)));
+  }
+  return controller.signal;
 }

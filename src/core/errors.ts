@@ -33,3 +33,15 @@ export class CoupletError extends Error {
     this.reason = options.reason;
   }
 }
+
+/**
+ * What the system, or SQLite, says has failed, on one line: its word (`ENOSPC`) and sentence. `undefined` for any other
+ * error, such as a bug's.
+ */
+export function systemFailure(error: unknown): string | undefined {
+  if (!(error instanceof Error)) return undefined;
+  const { code } = error as NodeJS.ErrnoException;
+  if (typeof code !== 'string' || !/^(?:E[A-Z0-9]+|SQLITE_[A-Z_]+)$/.test(code)) return undefined;
+  const [line = ''] = error.message.split('\n');
+  return line.includes(code) ? line : `${code}: ${line}`;
+}

@@ -37,11 +37,20 @@ export const controlTexts = {
   caps: controlText('caps', { eof: true }),
   /** *No more data this way.* Only to a mate that announced `caps`. */
   eof: controlText('eof'),
+  /** *The target's connection stands.* From an agent, to a mate that announced `caps`; says what `error:` would deny. */
+  connected: controlText('connected'),
+  /** *I understand `exit`.* Announced by a terminal's user half. */
+  terminalCaps: controlText('caps', { eof: true, exit: true }),
 } as const;
 
 /** Text of a terminal's new size, in characters (T11). */
 export function termsizeText(cols: number, rows: number): string {
   return controlText('termsize', { cols, rows });
+}
+
+/** Text of how a terminal's process ended, before the close: exit code, and the signal's number (0: none). */
+export function exitText(code: number, signal: number): string {
+  return controlText('exit', { code, signal });
 }
 
 /**

@@ -19,3 +19,8 @@ export function relayPathDomain(path: string): string | undefined {
 export function relayPathOf(domain: string): string {
   return domain === '' ? '/meshrelay.ashx' : `/${domain}/meshrelay.ashx`;
 }
+
+/** The same path under the canonical name, `/relay`. */
+export function canonicalRelayPathOf(domain: string): string {
+  return domain === '' ? '/relay' : `/${domain}/relay`;
+}

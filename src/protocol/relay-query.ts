@@ -39,6 +39,11 @@ export const defaultTargetAddress = '127.0.0.1';
 const parameterNames = new Set('id auth rauth browser p nodeid tcpport tcpaddr udpport udpaddr noping hd'.split(' '));
 const protocols = new Map([1, 2, 5, 6, 8, 9, 10, 11, 12, 13, 14, 100, 101, 200].map((p) => [String(p), p]));
 
+/** True for a protocol number of R3 but 0. */
+export function isProtocol(value: unknown): value is number {
+  return typeof value === 'number' && protocols.get(String(value)) === value;
+}
+
 /**
  * [R2][R3][R4][R42] Parses the raw query string of an upgrade request, without the `?`.
  *
