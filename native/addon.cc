@@ -117,20 +117,14 @@ void End(const Napi::CallbackInfo& info) {
           boolOf(info, 4));
 }
 
-uint64_t throttledNow(const Pair& pair) {
-  uint64_t ms = pair.throttledMs;
-  for (const Half* half : {pair.user, pair.device}) {
-    if (half != nullptr && half->pausedBy & kThrottles) ms += uv_now(relay.loop) - half->throttledSinceMs;
-  }
-  return ms;
-}
-
-uint64_t flowPausedNow(const Pair& pair) {
-  uint64_t ms = pair.flowPausedMs;
-  for (const Half* half : {pair.user, pair.device}) {
-    if (half != nullptr && half->pausedBy & kFlow) ms += uv_now(relay.loop) - half->flowPausedSinceMs;
-  }
-  return ms;
+// What is counted of one direction, a pause of its sender that still lasts included.
+DirectionCount countNow(const DirectionCount& counted, const Half* sender) {
+  DirectionCount count = counted;
+  if (sender == nullptr) return count;
+  const uint64_t now = uv_now(relay.loop);
+  if (sender->pausedBy & kThrottles) count.throttledMs += now - sender->throttledSinceMs;
+  if (sender->pausedBy & kFlow) count.flowPausedMs += now - sender->flowPausedSinceMs;
+  return count;
 }
 
 size_t bufferedNow(const Pair& pair) {
@@ -139,17 +133,36 @@ size_t bufferedNow(const Pair& pair) {
   return bytes;
 }
 
-// statistics(pairId, Float64Array(6)): false where the pair is gone
+// Those of `figures` in src/native/binding.ts.
+constexpr size_t kFigures = 10;
+
+// Where figures go; null, and an exception, where there is no room for them.
+double* figuresOf(const Napi::CallbackInfo& info, size_t index) {
+  auto array = info[index].As<Napi::Float64Array>();
+  if (array.ElementLength() >= kFigures) return array.Data();
+  Napi::Error::New(info.Env(), "an array for figures is too short").ThrowAsJavaScriptException();
+  return nullptr;
+}
+
+void writeCounts(const DirectionCount& fromUser, const DirectionCount& fromDevice, double* into) {
+  into[0] = static_cast<double>(fromUser.bytes);
+  into[1] = static_cast<double>(fromDevice.bytes);
+  into[2] = static_cast<double>(fromUser.messages);
+  into[3] = static_cast<double>(fromDevice.messages);
+  into[4] = static_cast<double>(fromUser.throttledMs);
+  into[5] = static_cast<double>(fromDevice.throttledMs);
+  into[6] = static_cast<double>(fromUser.flowPausedMs);
+  into[7] = static_cast<double>(fromDevice.flowPausedMs);
+}
+
+// statistics(pairId, figures): false where the pair is gone
 Napi::Value Statistics(const Napi::CallbackInfo& info) {
   const Pair* pair = relay.pair(idOf(info, 0));
   if (pair == nullptr) return Napi::Boolean::New(info.Env(), false);
-  double* into = info[1].As<Napi::Float64Array>().Data();
-  into[0] = static_cast<double>(pair->fromUser.bytes);
-  into[1] = static_cast<double>(pair->fromDevice.bytes);
-  into[2] = static_cast<double>(pair->fromUser.messages);
-  into[3] = static_cast<double>(pair->fromDevice.messages);
-  into[4] = static_cast<double>(throttledNow(*pair));
-  into[5] = static_cast<double>(bufferedNow(*pair));
+  double* into = figuresOf(info, 1);
+  if (into == nullptr) return info.Env().Undefined();
+  writeCounts(countNow(pair->fromUser, pair->user), countNow(pair->fromDevice, pair->device), into);
+  into[8] = static_cast<double>(bufferedNow(*pair));
   return Napi::Boolean::New(info.Env(), true);
 }
 
@@ -160,29 +173,23 @@ Napi::Value Owner(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), id);
 }
 
-// totals(owner, Float64Array(8))
+// totals(owner, figures)
 void ReadTotals(const Napi::CallbackInfo& info) {
   const uint32_t owner = idOf(info, 0);
-  double* into = info[1].As<Napi::Float64Array>().Data();
+  double* into = figuresOf(info, 1);
+  if (into == nullptr) return;
   Totals sum = relay.totals[owner];
   size_t buffered = 0;
   for (const auto& [id, pair] : relay.pairs) {
     if (pair->owner != owner) continue;
-    sum.fromUser.bytes += pair->fromUser.bytes, sum.fromUser.messages += pair->fromUser.messages;
-    sum.fromDevice.bytes += pair->fromDevice.bytes, sum.fromDevice.messages += pair->fromDevice.messages;
+    sum.fromUser += countNow(pair->fromUser, pair->user);
+    sum.fromDevice += countNow(pair->fromDevice, pair->device);
     sum.flowPauses += pair->flowPauses;
-    sum.flowPausedMs += flowPausedNow(*pair);
-    sum.throttledMs += throttledNow(*pair);
     buffered += bufferedNow(*pair);
   }
-  into[0] = static_cast<double>(sum.fromUser.bytes);
-  into[1] = static_cast<double>(sum.fromDevice.bytes);
-  into[2] = static_cast<double>(sum.fromUser.messages);
-  into[3] = static_cast<double>(sum.fromDevice.messages);
-  into[4] = static_cast<double>(sum.flowPauses);
-  into[5] = static_cast<double>(sum.flowPausedMs) / 1000;
-  into[6] = static_cast<double>(buffered);
-  into[7] = static_cast<double>(sum.throttledMs) / 1000;
+  writeCounts(sum.fromUser, sum.fromDevice, into);
+  into[8] = static_cast<double>(buffered);
+  into[9] = static_cast<double>(sum.flowPauses);
 }
 
 // adopt(halfId): a held half goes to uWebSockets.js again, with pause and resume of the addon's

@@ -90,7 +90,7 @@ void readPaired(Half& half, char* data, size_t length) {
     error = reader.feed(data, length, sink);
     afterRecording(half);
   }
-  DirectionCount& count = half.userSide ? pair.fromUser : pair.fromDevice;
+  DirectionCount& count = half.count();
   count.bytes += reader.bytes - bytes;
   count.messages += reader.messages - messages;
   if (reader.bytes != bytes || reader.messages != messages) pair.lastMessageTick = relay.tick;
@@ -256,10 +256,10 @@ void resumeReading(Half& half, uint8_t reason) {
   half.pausedBy &= static_cast<uint8_t>(~reason);
   if (half.pausedBy == before) return;
   if (half.pair != nullptr && (before & kFlow) && !(half.pausedBy & kFlow)) {
-    half.pair->flowPausedMs += uv_now(relay.loop) - half.flowPausedSinceMs;
+    half.count().flowPausedMs += uv_now(relay.loop) - half.flowPausedSinceMs;
   }
   if ((before & kThrottles) && !(half.pausedBy & kThrottles)) {
-    if (half.pair != nullptr) half.pair->throttledMs += uv_now(relay.loop) - half.throttledSinceMs;
+    if (half.pair != nullptr) half.count().throttledMs += uv_now(relay.loop) - half.throttledSinceMs;
   }
   if (half.pausedBy != 0 || half.socket == nullptr) return;
   half.lastReadTick = relay.tick;  // silence while paused says nothing about the peer

@@ -80,14 +80,21 @@ struct PairLimits {
 struct DirectionCount {
   uint64_t bytes = 0;
   uint64_t messages = 0;
+  uint64_t throttledMs = 0;   // its sender was not read, by one of kThrottles
+  uint64_t flowPausedMs = 0;  // ... of that for its receiver's backlog, whatever else there was
+
+  void operator+=(const DirectionCount& other) {
+    bytes += other.bytes;
+    messages += other.messages;
+    throttledMs += other.throttledMs;
+    flowPausedMs += other.flowPausedMs;
+  }
 };
 
 // Sums over the pairs of one owner (one relay of the process) that are gone; its running pairs come on top.
 struct Totals {
   DirectionCount fromUser, fromDevice;
   uint64_t flowPauses = 0;
-  uint64_t flowPausedMs = 0;
-  uint64_t throttledMs = 0;  // by flow control or pacing
 };
 
 struct Pair {
@@ -98,8 +105,6 @@ struct Pair {
   PairLimits limits;
   DirectionCount fromUser, fromDevice;
   uint64_t flowPauses = 0;
-  uint64_t flowPausedMs = 0;
-  uint64_t throttledMs = 0;
   uint32_t lastMessageTick = 0;
   std::unique_ptr<Pace> pace;
   std::shared_ptr<Pace> userPace;
@@ -156,6 +161,8 @@ struct Half {
 
   us_poll_t* poll() const { return reinterpret_cast<us_poll_t*>(socket); }
   bool ssl() const { return hooks->ssl; }
+  // What is counted of the messages it sends; of a paired half.
+  DirectionCount& count() const { return userSide ? pair->fromUser : pair->fromDevice; }
   // Whether frames from its mate still go to it.
   bool accepts() const { return stage == Stage::open || stage == Stage::finishing; }
 };

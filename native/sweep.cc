@@ -151,13 +151,9 @@ void onTick(uv_timer_t*) {
 
 void freePair(Pair* pair) {
   Totals& totals = relay.totals[pair->owner];
-  totals.fromUser.bytes += pair->fromUser.bytes;
-  totals.fromUser.messages += pair->fromUser.messages;
-  totals.fromDevice.bytes += pair->fromDevice.bytes;
-  totals.fromDevice.messages += pair->fromDevice.messages;
+  totals.fromUser += pair->fromUser;
+  totals.fromDevice += pair->fromDevice;
   totals.flowPauses += pair->flowPauses;
-  totals.flowPausedMs += pair->flowPausedMs;
-  totals.throttledMs += pair->throttledMs;
   if (pair->userPace && pair->userPace.use_count() == 1) relay.userPaces.erase(pair->userKey);
   relay.pairs.erase(pair->id);
   delete pair;

@@ -32,11 +32,11 @@ export interface NativeAddon {
   ): number;
   sendText(pairId: number, toUser: boolean, text: string): void;
   end(pairId: number, outcome: number, code: number, reason: string, keepTail: boolean): void;
-  /** Fills bytes and messages by direction (user's first), throttled ms, buffered bytes; false where it is gone. */
+  /** Fills in all of `figures` but the flow pauses; false where the pair is gone. `into` is of `newFigures()`. */
   statistics(pairId: number, into: Float64Array): boolean;
   /** An id under which the pairs of one relay are summed up. */
   owner(): number;
-  /** Fills bytes and messages by direction, flow pauses and their seconds, buffered bytes, throttled seconds. */
+  /** Fills in all of `figures`, summed up. `into` is of `newFigures()`. */
   totals(owner: number, into: Float64Array): void;
   /** Gives a held half back to uWebSockets.js; from then on `pause` and `resume` work on it. */
   adopt(halfId: number): void;
@@ -90,6 +90,24 @@ export interface RecorderAddon {
 export interface FileLockAddon {
   /** 0, or an errno, `EAGAIN` where another holds a lock that this one does not go with. */
   lockFile(fd: number, exclusive: boolean): number;
+}
+
+/** Places in what the addon's `statistics` and `totals` fill (native/addon.cc); times are milliseconds. */
+export const figures = {
+  bytesFromUser: 0,
+  bytesFromDevice: 1,
+  messagesFromUser: 2,
+  messagesFromDevice: 3,
+  throttledFromUser: 4,
+  throttledFromDevice: 5,
+  flowPausedFromUser: 6,
+  flowPausedFromDevice: 7,
+  bufferedBytes: 8,
+  flowPauses: 9,
+} as const;
+
+export function newFigures(): Float64Array {
+  return new Float64Array(Object.keys(figures).length);
 }
 
 /** Called outside every socket callback, exactly once for each pair; its statistics can still be read in the call. */

@@ -47,9 +47,58 @@ export interface PairStatistics {
   readonly bytesDeviceToUser: number;
   readonly messagesUserToDevice: number;
   readonly messagesDeviceToUser: number;
-  /** Time in which reading was held back by flow control or pacing, both directions added. */
-  readonly throttledMs: number;
+  /** Time in which the user half was not read, by flow control, pacing or for the recording; up to now. */
+  readonly throttledUserToDeviceMs: number;
+  /** The same of the device half. */
+  readonly throttledDeviceToUserMs: number;
+  /** Whose doing that was: the three make up the sum of the two. */
+  readonly throttledBy: ThrottledBy;
   readonly bufferedBytes: number;
+}
+
+/** Milliseconds of both directions, by who held reading back. */
+export interface ThrottledBy {
+  /** Flow control (R23): the user half was slower than what came for it. */
+  readonly userMs: number;
+  /** Flow control (R23): the device half was slower than what came for it. */
+  readonly deviceMs: number;
+  /** Pacing (R26) and the recording's disk (R36), where flow control did not hold back at the same time. */
+  readonly relayMs: number;
+}
+
+/** Of a pair that has forwarded nothing. */
+export const noStatistics: PairStatistics = {
+  bytesUserToDevice: 0,
+  bytesDeviceToUser: 0,
+  messagesUserToDevice: 0,
+  messagesDeviceToUser: 0,
+  throttledUserToDeviceMs: 0,
+  throttledDeviceToUserMs: 0,
+  throttledBy: { userMs: 0, deviceMs: 0, relayMs: 0 },
+  bufferedBytes: 0,
+};
+
+/** Times of one direction, milliseconds: its sender was not read, and of that for its receiver's backlog. */
+interface Throttled {
+  readonly throttledMs: number;
+  readonly flowPausedMs: number;
+}
+
+/** Who throttled whom, of both directions' times. */
+export function throttling(
+  fromUser: Throttled,
+  fromDevice: Throttled,
+): Pick<PairStatistics, 'throttledUserToDeviceMs' | 'throttledDeviceToUserMs' | 'throttledBy'> {
+  const heldMs = ({ throttledMs, flowPausedMs }: Throttled) => Math.max(0, throttledMs - flowPausedMs);
+  return {
+    throttledUserToDeviceMs: fromUser.throttledMs,
+    throttledDeviceToUserMs: fromDevice.throttledMs,
+    throttledBy: {
+      userMs: fromDevice.flowPausedMs,
+      deviceMs: fromUser.flowPausedMs,
+      relayMs: heldMs(fromUser) + heldMs(fromDevice),
+    },
+  };
 }
 
 /** Why and by whom a pair ended; reported exactly once, when both halves have their tail or are gone (R28). */

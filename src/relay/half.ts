@@ -1,3 +1,5 @@
+import type { RoutingInstruction } from '../protocol/relay-query.ts';
+
 /** A half's role in a session (R16, R17): the user's browser or client, or the agent on the device. */
 export type Side = 'user' | 'device';
 
@@ -12,6 +14,8 @@ export interface Identity {
   readonly userid: string;
   readonly username: string;
   readonly guestname?: string;
+  /** Of a share's guest: its public id [T15]. */
+  readonly shareid?: string;
 }
 
 /** An admitted half's request: everything pairing, limits and events need to know; made before the upgrade. */
@@ -31,6 +35,10 @@ export interface Admission {
   readonly address: string;
   /** Epoch milliseconds at which the cookie ends the session (R6); `undefined` where it does not. */
   readonly expiresAtMs?: number;
+  /** When that by which the half was let in was issued, epoch seconds [T4]. */
+  readonly issuedSeconds?: number;
+  /** Where the session is to be routed [T5]; only on user halves. */
+  readonly routing?: RoutingInstruction | undefined;
 }
 
 /** What the relay asks of an admitted half's socket while it waits or is refused. `server/` implements it. */

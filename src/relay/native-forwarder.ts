@@ -1,6 +1,23 @@
 import type { Outcome } from '../core/outcome.ts';
-import { closers, halfErrors, type NativeAddon, onNativePairEnd, outcomes } from '../native/binding.ts';
-import type { ForwardedPair, Forwarder, ForwarderTotals, PairEnd, PairOptions, PairStatistics } from './forwarder.ts';
+import {
+  closers,
+  figures,
+  halfErrors,
+  type NativeAddon,
+  newFigures,
+  onNativePairEnd,
+  outcomes,
+} from '../native/binding.ts';
+import {
+  type ForwardedPair,
+  type Forwarder,
+  type ForwarderTotals,
+  noStatistics,
+  type PairEnd,
+  type PairOptions,
+  type PairStatistics,
+  throttling,
+} from './forwarder.ts';
 import type { HalfSocket, Side } from './half.ts';
 
 /** A half's socket that the addon holds. */
@@ -9,16 +26,7 @@ export interface NativeSocket extends HalfSocket {
   readonly nativeId: number;
 }
 
-const nothing: PairStatistics = {
-  bytesUserToDevice: 0,
-  bytesDeviceToUser: 0,
-  messagesUserToDevice: 0,
-  messagesDeviceToUser: 0,
-  throttledMs: 0,
-  bufferedBytes: 0,
-};
-
-const scratch = new Float64Array(8);
+const scratch = newFigures();
 
 /**
  * Forwarding in the addon: paired sockets' frames never enter JavaScript. This class only opens and ends pairs and
@@ -77,7 +85,9 @@ export class NativeForwarder implements Forwarder {
     if (id === 0) {
       // A half went between the last look at it and now; the other one is still held.
       for (const socket of [user, device]) socket.close(4502, 'peer connection lost');
-      queueMicrotask(() => onEnd({ outcome: 'peer-error', closedBy: 'relay', error: 'broken', statistics: nothing }));
+      queueMicrotask(() =>
+        onEnd({ outcome: 'peer-error', closedBy: 'relay', error: 'broken', statistics: noStatistics }),
+      );
     } else {
       this.#ends.set(id, onEnd);
     }
@@ -90,28 +100,31 @@ export class NativeForwarder implements Forwarder {
   }
 
   #statistics(pairId: number): PairStatistics {
-    if (!this.#addon.statistics(pairId, scratch)) return nothing;
+    if (!this.#addon.statistics(pairId, scratch)) return noStatistics;
     return {
-      bytesUserToDevice: scratch[0]!,
-      bytesDeviceToUser: scratch[1]!,
-      messagesUserToDevice: scratch[2]!,
-      messagesDeviceToUser: scratch[3]!,
-      throttledMs: scratch[4]!,
-      bufferedBytes: scratch[5]!,
+      bytesUserToDevice: scratch[figures.bytesFromUser]!,
+      bytesDeviceToUser: scratch[figures.bytesFromDevice]!,
+      messagesUserToDevice: scratch[figures.messagesFromUser]!,
+      messagesDeviceToUser: scratch[figures.messagesFromDevice]!,
+      ...throttling(
+        { throttledMs: scratch[figures.throttledFromUser]!, flowPausedMs: scratch[figures.flowPausedFromUser]! },
+        { throttledMs: scratch[figures.throttledFromDevice]!, flowPausedMs: scratch[figures.flowPausedFromDevice]! },
+      ),
+      bufferedBytes: scratch[figures.bufferedBytes]!,
     };
   }
 
   totals(): ForwarderTotals {
     this.#addon.totals(this.#owner, scratch);
     return {
-      bytesUserToDevice: scratch[0]!,
-      bytesDeviceToUser: scratch[1]!,
-      messagesUserToDevice: scratch[2]!,
-      messagesDeviceToUser: scratch[3]!,
-      flowPauses: scratch[4]!,
-      flowPausedSeconds: scratch[5]!,
-      bufferedBytes: scratch[6]!,
-      throttledSeconds: scratch[7]!,
+      bytesUserToDevice: scratch[figures.bytesFromUser]!,
+      bytesDeviceToUser: scratch[figures.bytesFromDevice]!,
+      messagesUserToDevice: scratch[figures.messagesFromUser]!,
+      messagesDeviceToUser: scratch[figures.messagesFromDevice]!,
+      throttledSeconds: (scratch[figures.throttledFromUser]! + scratch[figures.throttledFromDevice]!) / 1000,
+      flowPausedSeconds: (scratch[figures.flowPausedFromUser]! + scratch[figures.flowPausedFromDevice]!) / 1000,
+      bufferedBytes: scratch[figures.bufferedBytes]!,
+      flowPauses: scratch[figures.flowPauses]!,
     };
   }
 

@@ -50,8 +50,11 @@ export class End {
   pacePaused = false;
   pongPaused = false;
   recorderPaused = false;
-  pausedSinceMs = 0;
+  throttledSinceMs = 0;
   flowSinceMs = 0;
+  /** In which it was not read to slow it down, and of that for its mate's backlog, milliseconds; ended pauses only. */
+  throttledMs = 0;
+  flowPausedMs = 0;
   /** Milliseconds in ticks, so that an event loop that stood still does not count as silence. */
   silentMs = 0;
   pingMs = 0;
@@ -70,6 +73,19 @@ export class End {
 
   get paused(): boolean {
     return this.flowPaused || this.pacePaused || this.pongPaused || this.recorderPaused;
+  }
+
+  /** Whether it is not read to slow it down; one that does not read its pongs slows itself down. */
+  get throttled(): boolean {
+    return this.flowPaused || this.pacePaused || this.recorderPaused;
+  }
+
+  /** Times of its pauses, one that still lasts included. */
+  throttledAt(nowMs: number): { readonly throttledMs: number; readonly flowPausedMs: number } {
+    return {
+      throttledMs: this.throttledMs + (this.throttled ? nowMs - this.throttledSinceMs : 0),
+      flowPausedMs: this.flowPausedMs + (this.flowPaused ? nowMs - this.flowSinceMs : 0),
+    };
   }
 
   get backlog(): number {

@@ -1,6 +1,6 @@
 import type { Outcome } from '../core/outcome.ts';
 import { closeCodes } from '../protocol/close-codes.ts';
-import type { PairEnd, PairOptions, PairRecording, PairStatistics } from './forwarder.ts';
+import { type PairEnd, type PairOptions, type PairRecording, type PairStatistics, throttling } from './forwarder.ts';
 import type { Side } from './half.ts';
 import { End, type Pace, type PauseReason, pauseReasons } from './portable-end.ts';
 import type { PortableForwarder, PortableReceiver, PortableSocket, SocketEnd } from './portable-forwarder.ts';
@@ -25,7 +25,6 @@ export class PortablePair {
   #recording: PairRecording | undefined;
   #scheduled = false;
   #idleMs = 0;
-  #throttledMs = 0;
   #cause: { outcome: Outcome; closedBy: Side | 'relay'; error: string } | undefined;
   #reported = false;
 
@@ -75,12 +74,13 @@ export class PortablePair {
   }
 
   statistics(): PairStatistics {
+    const nowMs = this.#forwarder.clock.monotonicMs();
     return {
       bytesUserToDevice: this.#user.bytes,
       bytesDeviceToUser: this.#device.bytes,
       messagesUserToDevice: this.#user.messages,
       messagesDeviceToUser: this.#device.messages,
-      throttledMs: this.#throttledMs,
+      ...throttling(this.#user.throttledAt(nowMs), this.#device.throttledAt(nowMs)),
       bufferedBytes: this.#user.backlog + this.#device.backlog,
     };
   }
@@ -221,27 +221,31 @@ export class PortablePair {
 
   #pause(end: End, why: PauseReason): void {
     if (end[why] || !end.socket.canPause) return;
+    const { paused, throttled } = end;
+    const nowMs = this.#forwarder.clock.monotonicMs();
     if (why === 'flowPaused') {
       this.#forwarder.sums.flowPauses++;
-      end.flowSinceMs = this.#forwarder.clock.monotonicMs();
-    }
-    if (!end.paused) {
-      end.pausedSinceMs = this.#forwarder.clock.monotonicMs();
-      end.socket.pause();
+      end.flowSinceMs = nowMs;
     }
     end[why] = true;
+    if (end.throttled && !throttled) end.throttledSinceMs = nowMs;
+    if (!paused) end.socket.pause();
   }
 
   #unpause(end: End, why: PauseReason): void {
     if (!end[why]) return;
+    const { throttledMs, flowPausedMs } = end.throttledAt(this.#forwarder.clock.monotonicMs());
     end[why] = false;
-    const now = this.#forwarder.clock.monotonicMs();
     const { sums } = this.#forwarder;
-    if (why === 'flowPaused') sums.flowPausedSeconds += (now - end.flowSinceMs) / 1000;
+    if (why === 'flowPaused') {
+      sums.flowPausedSeconds += (flowPausedMs - end.flowPausedMs) / 1000;
+      end.flowPausedMs = flowPausedMs;
+    }
+    if (!end.throttled) {
+      sums.throttledSeconds += (throttledMs - end.throttledMs) / 1000;
+      end.throttledMs = throttledMs;
+    }
     if (end.paused) return;
-    const ms = now - end.pausedSinceMs;
-    this.#throttledMs += ms;
-    sums.throttledSeconds += ms / 1000;
     end.silentMs = end.pingMs = 0;
     if (end.stage !== 'gone') end.socket.resume();
   }

@@ -107,6 +107,10 @@ export class Relay {
     return this.#sessions;
   }
 
+  isRunning(session: RunningSession): boolean {
+    return this.#sessions.has(session);
+  }
+
   get sessionCount(): number {
     return this.#sessions.size;
   }
@@ -120,13 +124,12 @@ export class Relay {
   /** An admitted half's WebSocket is open and held: not read, nothing sent. */
   join(half: Half): void {
     half.arrivedMs = this.#clock.monotonicMs();
-    if (this.#closed) return this.#refuse(half, 'shutdown', closeCodes.goingAway, 'server going away');
+    if (this.#closed) return this.turnAway(half, 'shutdown', closeCodes.goingAway, 'server going away');
     const { admission } = half;
-    if (this.#isExpired(half)) return this.#refuse(half, 'expired', closeCodes.expired, 'token expired');
+    if (this.#isExpired(half)) return this.turnAway(half, 'expired', closeCodes.expired, 'token expired');
     let waitingBefore = this.pairing.waitingAt(half);
     if (waitingBefore !== undefined && this.#isExpired(waitingBefore)) {
-      this.#stopWaiting(waitingBefore, 'expired');
-      waitingBefore.socket.close(closeCodes.expired, 'token expired');
+      this.turnAway(waitingBefore, 'expired', closeCodes.expired, 'token expired');
       waitingBefore = undefined;
     }
     const arrival = this.pairing.arrive(half, (user, device) => this.#overUserLimit(user, device));
@@ -134,7 +137,7 @@ export class Relay {
     if (arrival.verdict === 'refuse') {
       if (arrival.outcome === 'limit') this.#observer.limitHit('user-sessions', admission);
       else this.#observer.pairingRefused(admission, arrival, waitingBefore?.admission);
-      return this.#refuse(half, arrival.outcome, arrival.code, arrival.reason);
+      return this.turnAway(half, arrival.outcome, arrival.code, arrival.reason);
     }
     this.#pair(arrival.waiting, arrival.user, arrival.device);
   }
@@ -150,9 +153,16 @@ export class Relay {
   flooded(half: Half): void {
     const reason = 'relay.highWaterBytes: too much sent before the peer came';
     half.starting?.end('slow', closeCodes.slow, reason);
-    if (half.state !== 'waiting') return;
-    this.#stopWaiting(half, 'slow');
-    half.socket.close(closeCodes.slow, reason);
+    this.turnAway(half, 'slow', closeCodes.slow, reason);
+  }
+
+  /** Closes a half that is not paired: one that waits, or one that is not to wait at all. No effect on others. */
+  turnAway(half: Half, outcome: Outcome, code: number, reason: string): void {
+    if (half.state === 'paired' || half.state === 'closed') return;
+    if (half.state === 'waiting') this.#stopWaiting(half, outcome);
+    else this.#observer.rendezvousEnded(half.admission, outcome);
+    half.state = 'closed';
+    half.socket.close(code, reason);
   }
 
   /** Ends one session because a right was withdrawn (fault 11); false where no such session runs. */
@@ -172,8 +182,7 @@ export class Relay {
   async drain(drainMs: number, spreadMs: number, signal: AbortSignal): Promise<void> {
     this.#closed = true;
     for (const half of [...this.pairing.waiting()]) {
-      this.#stopWaiting(half, 'shutdown');
-      half.socket.close(closeCodes.goingAway, 'server going away');
+      this.turnAway(half, 'shutdown', closeCodes.goingAway, 'server going away');
     }
     clearTimeout(this.#holdTimer);
     await this.#empty(drainMs, signal);
@@ -208,12 +217,6 @@ export class Relay {
     this.#observer.rendezvousEnded(half.admission, outcome);
   }
 
-  #refuse(half: Half, outcome: Outcome, code: number, reason: string): void {
-    half.state = 'closed';
-    this.#observer.rendezvousEnded(half.admission, outcome);
-    half.socket.close(code, reason);
-  }
-
   #overUserLimit(user: Half, device: Half): PairingRefusal | undefined {
     const userid = user.identity.userid !== '' ? user.identity.userid : device.identity.userid;
     if (this.limits.admitSession(userid)) return undefined;
@@ -237,8 +240,7 @@ export class Relay {
       const heldMs = nowMs - half.arrivedMs;
       if (heldMs < this.#settings.holdMs) break;
       this.#observer.holdExpired(half.admission, heldMs);
-      this.#stopWaiting(half, 'no-peer');
-      half.socket.close(closeCodes.noPeer, 'relay.holdMs: no peer came');
+      this.turnAway(half, 'no-peer', closeCodes.noPeer, 'relay.holdMs: no peer came');
     }
     this.#armHold();
   }

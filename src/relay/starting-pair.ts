@@ -1,16 +1,7 @@
 import type { Outcome } from '../core/outcome.ts';
 import { closeCodes } from '../protocol/close-codes.ts';
-import type { ForwardedPair, PairEnd, PairStatistics } from './forwarder.ts';
+import { type ForwardedPair, noStatistics, type PairEnd, type PairStatistics } from './forwarder.ts';
 import type { HalfSocket, Side } from './half.ts';
-
-const nothing: PairStatistics = {
-  bytesUserToDevice: 0,
-  bytesDeviceToUser: 0,
-  messagesUserToDevice: 0,
-  messagesDeviceToUser: 0,
-  throttledMs: 0,
-  bufferedBytes: 0,
-};
 
 /**
  * Two halves that have met and are still held, because their session's recording is being opened: nothing is read of
@@ -42,7 +33,7 @@ export class StartingPair implements ForwardedPair {
   lost(socket: HalfSocket): void {
     const closedBy = socket === this.#sockets[0] ? 'user' : 'device';
     this.#end(
-      { outcome: 'peer-error', closedBy, error: 'broken', statistics: nothing },
+      { outcome: 'peer-error', closedBy, error: 'broken', statistics: noStatistics },
       closeCodes.peerError,
       'peer connection lost',
     );
@@ -55,11 +46,11 @@ export class StartingPair implements ForwardedPair {
 
   end(outcome: Outcome, code: number, reason: string, drain = false): void {
     if (this.#pair !== undefined) return this.#pair.end(outcome, code, reason, drain);
-    this.#end({ outcome, closedBy: 'relay', error: '', statistics: nothing }, code, reason);
+    this.#end({ outcome, closedBy: 'relay', error: '', statistics: noStatistics }, code, reason);
   }
 
   statistics(): PairStatistics {
-    return this.#pair?.statistics() ?? nothing;
+    return this.#pair?.statistics() ?? noStatistics;
   }
 
   #end(end: PairEnd, code: number, reason: string): void {

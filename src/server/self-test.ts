@@ -1,7 +1,7 @@
 import type { WebSocket as UwsWebSocket } from 'uWebSockets.js';
 import { once } from 'node:events';
 import { WebSocket } from 'ws';
-import type { NativeAddon } from '../native/binding.ts';
+import { figures, type NativeAddon, newFigures } from '../native/binding.ts';
 import { Listener, type TlsFiles } from './app.ts';
 
 /** Enough to fill both sockets' kernel buffers and pass the high-water mark while the reader stands still. */
@@ -101,14 +101,15 @@ async function prove(
 
   reader.pause();
   for (let i = 0; i < messages; i++) sender.send(Buffer.alloc(messageBytes, i & 0xff));
-  const now = new Float64Array(8);
-  const pair = new Float64Array(6);
+  const now = newFigures();
+  const pair = newFigures();
   do {
     await new Promise((resolve) => setImmediate(resolve));
     addon.totals(owner, now);
     if (!addon.statistics(pairId(), pair)) throw new Error('the pair broke');
-    if (pair[5]! > mostBuffered) throw new Error(`${pair[5]} bytes were buffered for a reader that stood still`);
-  } while (now[4] === 0);
+    const buffered = pair[figures.bufferedBytes]!;
+    if (buffered > mostBuffered) throw new Error(`${buffered} bytes were buffered for a reader that stood still`);
+  } while (now[figures.flowPauses] === 0);
 
   let received = 0;
   const all = new Promise<void>((resolve, reject) => {

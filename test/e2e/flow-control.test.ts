@@ -100,6 +100,48 @@ for (const forwarder of ['native', 'portable'] as const) {
         assert.equal(await relay.metric('couplet_buffered_bytes'), 0);
       });
 
+      for (const stalled of ['device', 'user'] as const) {
+        test(`[R23] [R29] a stalled ${stalled} throttles its mate, and statistics say so`, async (t) => {
+          const relay = await startRelay(t, { forwarder, tls });
+          const pair = await connectPair(t, relay, 'who');
+          const [sender, reader] = stalled === 'device' ? [pair.user, pair.device] : [pair.device, pair.user];
+          const [session] = relay.server.sessions();
+          const look = () => {
+            const { throttledUserToDeviceMs, throttledDeviceToUserMs, throttledBy } = session!.pair.statistics();
+            const ms = stalled === 'device' ? throttledUserToDeviceMs : throttledDeviceToUserMs;
+            return { ms, sum: throttledUserToDeviceMs + throttledDeviceToUserMs, throttledBy };
+          };
+          const nobody = { userMs: 0, deviceMs: 0, relayMs: 0 };
+          assert.deepEqual(look(), { ms: 0, sum: 0, throttledBy: nobody });
+          reader.ws.pause();
+          for (let i = 0; i < 32; i++) sender.send(Buffer.alloc(mebibyte, i));
+          // It does not end before the reader goes on: what grows is a pause that lasts.
+          await until(() => look().ms > 0, 'a pause');
+          const first = look();
+          await until(() => look().ms > first.ms + 50, 'it counts up to now');
+          const second = look();
+          assert.deepEqual(second, {
+            ms: second.ms,
+            sum: second.ms,
+            throttledBy: { ...nobody, [`${stalled}Ms`]: second.ms },
+          });
+          reader.ws.resume();
+          for (let i = 0; i < 32; i++) assert.equal((await reader.next()).data[0], i);
+          let last = second;
+          await until(() => {
+            const before = last;
+            last = look();
+            return last.sum === before.sum;
+          }, 'it does not grow any more');
+          assert.ok(last.ms >= second.ms);
+          assert.deepEqual(last.throttledBy, { ...nobody, [`${stalled}Ms`]: last.sum });
+          assert.equal(last.ms, last.sum);
+          sender.ws.close(1000);
+          await until(() => relay.events().some(({ msgid }) => msgid === 9), 'the end event');
+          assert.equal(relay.events().find(({ msgid }) => msgid === 9)?.throttledms, last.sum);
+        });
+      }
+
       test('[R23] both directions at once, both readers stalling at random', { timeout: 60_000 }, async (t) => {
         const relay = await startRelay(t, { forwarder, tls });
         const { user, device } = await connectPair(t, relay, 'both');

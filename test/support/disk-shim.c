@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -31,8 +32,9 @@ struct Control {
   _Atomic int32_t syncErrno;
   _Atomic int32_t maxBytes;        // a write takes no more at once
   _Atomic int32_t interruptEvery;  // each such call fails with EINTR
+  _Atomic int32_t holdReads;       // sockets are not read until so many writes and syncs have failed
   // Counted for the test.
-  _Atomic int32_t writes, syncs, failed, shortened, interrupted, waiting;
+  _Atomic int32_t writes, syncs, failed, shortened, interrupted, waiting, heldReads;
 };
 
 static struct Control none;
@@ -43,6 +45,7 @@ static int (*realFdatasync)(int);
 static int (*realFsync)(int);
 static int (*realFallocate)(int, int, off_t, off_t);
 static int (*realFtruncate)(int, off_t);
+static ssize_t (*realRecv)(int, void*, size_t, int);
 
 __attribute__((constructor)) static void start(void) {
   realPwritev = dlsym(RTLD_NEXT, "pwritev64");
@@ -50,6 +53,7 @@ __attribute__((constructor)) static void start(void) {
   realFsync = dlsym(RTLD_NEXT, "fsync");
   realFallocate = dlsym(RTLD_NEXT, "fallocate64");
   realFtruncate = dlsym(RTLD_NEXT, "ftruncate64");
+  realRecv = dlsym(RTLD_NEXT, "recv");
   const char* path = getenv("DISK_SHIM_CONTROL");
   const int fd = path == NULL ? -1 : open(path, O_RDWR | O_CLOEXEC);
   void* shared = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -183,3 +187,14 @@ int ftruncate64(int fd, off_t length) {
   return realFtruncate(fd, length);
 }
 int ftruncate(int fd, off_t length) { return ftruncate64(fd, length); }
+
+// The event loop stands still between being told that there is something to read and reading it: what it hears of next
+// is that read, whatever the disk's threads do meanwhile.
+static int holdsReads(void) { return control->failed < control->holdReads; }
+ssize_t recv(int fd, void* data, size_t length, int flags) {
+  if (holdsReads()) {
+    control->heldReads++;
+    while (holdsReads()) usleep(1000);
+  }
+  return realRecv(fd, data, length, flags);
+}

@@ -19,8 +19,9 @@ const settings = [
   'syncErrno',
   'maxBytes',
   'interruptEvery',
+  'holdReads',
 ] as const;
-const counters = ['writes', 'syncs', 'failed', 'shortened', 'interrupted', 'waiting'] as const;
+const counters = ['writes', 'syncs', 'failed', 'shortened', 'interrupted', 'waiting', 'heldReads'] as const;
 const numberBytes = 4;
 const kindBits = { mcrec: 1, cpt: 2, jsonl: 4 };
 const { errno } = constants;
@@ -41,6 +42,8 @@ export interface DiskFault {
   readonly maxBytes?: number;
   /** One of so many calls fails with EINTR. */
   readonly interruptEvery?: number;
+  /** The event loop stops when it is about to read a socket, until so many writes and syncs have failed. */
+  readonly holdReads?: number;
 }
 
 /** The disk of a child's recordings (disk-shim.c): its faults can begin and end while it runs. */
@@ -74,6 +77,7 @@ export class DiskShim {
       syncErrno: fault.failSyncs === undefined ? 0 : errno[fault.failSyncs],
       maxBytes: fault.maxBytes ?? 0,
       interruptEvery: fault.interruptEvery ?? 0,
+      holdReads: fault.holdReads ?? 0,
     };
     for (const [place, name] of settings.entries()) this.#set(place, values[name]);
     // Last, as without kinds nothing else counts.
@@ -81,6 +85,11 @@ export class DiskShim {
       0,
       of.reduce((bits, kind) => bits | kindBits[kind], 0),
     );
+  }
+
+  /** Whoever hangs goes on, into the fault's other parts. */
+  goOn(): void {
+    this.#set(settings.indexOf('hang'), 0);
   }
 
   /** No fault any more; whoever hangs goes on. */

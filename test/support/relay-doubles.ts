@@ -1,7 +1,14 @@
 import type { TestContext } from 'node:test';
 import type { Clock } from '../../src/core/clock.ts';
 import type { Outcome } from '../../src/core/outcome.ts';
-import type { ForwardedPair, Forwarder, PairEnd, PairOptions, PairStatistics } from '../../src/relay/forwarder.ts';
+import {
+  type ForwardedPair,
+  type Forwarder,
+  noStatistics,
+  type PairEnd,
+  type PairOptions,
+  type PairStatistics,
+} from '../../src/relay/forwarder.ts';
 import type { Admission, HalfSocket, Identity, Side } from '../../src/relay/half.ts';
 import type { PairingRefusal } from '../../src/relay/pairing.ts';
 import { Relay, type RelaySettings } from '../../src/relay/relay.ts';
@@ -84,15 +91,6 @@ export class SocketDouble implements HalfSocket {
     return this.closes[0]?.code;
   }
 }
-
-export const noStatistics: PairStatistics = {
-  bytesUserToDevice: 0,
-  bytesDeviceToUser: 0,
-  messagesUserToDevice: 0,
-  messagesDeviceToUser: 0,
-  throttledMs: 0,
-  bufferedBytes: 0,
-};
 
 /** One pair of the forwarder double; it ends when the relay or the test says so, exactly once. */
 export class PairDouble implements ForwardedPair {
