@@ -8,12 +8,28 @@ export interface EventKind {
   readonly fields: readonly string[];
 }
 
-const sessionFields = ['domain', 'userid', 'username', 'guestname?', 'msgid', 'msgArgs', 'protocol', 'nodeid'] as const;
+const sessionFields = [
+  'domain',
+  'userid',
+  'username',
+  'guestname?',
+  'shareid?',
+  'msgid',
+  'msgArgs',
+  'protocol',
+  'nodeid',
+] as const;
+const tunnelFields = ['domain', 'userid', 'guestname?', 'shareid?', 'nodeid', 'id'] as const;
+const shareFields = ['domain', 'userid', 'nodeid', 'shareid', 'guestname'] as const;
+const tokenFields = ['domain', 'userid', 'username', 'tokenid', 'tokenname', 'actorid?'] as const;
+const endedFields = ['domain', 'id', 'userid', 'nodeid', 'protocol'] as const;
+const viewFields = ['domain', 'userid', 'username', 'address'] as const;
 const recordedFields = ['domain', 'userid', 'username', 'id', 'protocol', 'nodeid', 'mode'] as const;
 
 /**
  * Every kind of event that this version emits, by the name of the function of {@link Events} that emits it.
- * 10xx sessions, 11xx what did not become one, 12xx recordings, 20xx the server. `docs/reference/events.md` is held equal by a test.
+ * 10xx sessions, 11xx what did not become one, 12xx recordings, 13xx tunnels and shares, 14xx agents, 15xx logins and API
+ * tokens, 16xx the directory, 20xx the server. `docs/reference/events.md` is held equal by a test.
  */
 export const eventKinds = {
   sessionStarted: {
@@ -36,6 +52,16 @@ export const eventKinds = {
       'throttledms',
       'recording?',
     ],
+  },
+  sessionKilled: {
+    code: 'CPL-1003I',
+    description: 'Somebody ended a running session; its end event follows.',
+    fields: [...endedFields, 'actorid'],
+  },
+  sessionRevoked: {
+    code: 'CPL-1004I',
+    description: 'A running session is not allowed any more and is closed with 4410; its end event follows.',
+    fields: [...endedFields, 'reason'],
   },
   halfRefused: {
     code: 'CPL-1101W',
@@ -90,7 +116,7 @@ export const eventKinds = {
   recordingDeleted: {
     code: 'CPL-1206I',
     description: 'A recording and its sidecar were deleted.',
-    fields: ['domain?', 'userid?', 'file', 'bytes', 'reason'],
+    fields: ['domain?', 'userid?', 'username?', 'address?', 'file', 'bytes', 'reason'],
   },
   recordingIndexFailed: {
     code: 'CPL-1207W',
@@ -102,6 +128,111 @@ export const eventKinds = {
     description:
       'Recordings over the limits could not be deleted, or not be looked for; one event per folder and sweep.',
     fields: ['folder', 'file?', 'count?', 'reason'],
+  },
+  recordingViewed: {
+    code: 'CPL-1209I',
+    description: 'A recording was looked at, not downloaded: what its header, end and sidecar tell.',
+    fields: [...viewFields, 'file'],
+  },
+  recordingDownloaded: {
+    code: 'CPL-1210I',
+    description: 'A recording, or a part of it, was sent to somebody; written when the sending has ended.',
+    fields: [...viewFields, 'file', 'range?', 'bytes', 'complete'],
+  },
+  recordingsListed: {
+    code: 'CPL-1211I',
+    description: 'Somebody listed recordings; one event per page.',
+    fields: [...viewFields, 'count'],
+  },
+  tunnelSent: {
+    code: 'CPL-1301I',
+    description: 'A tunnel command was sent to an agent.',
+    fields: [...tunnelFields, 'username', 'protocol', 'target'],
+  },
+  tunnelRefused: {
+    code: 'CPL-1302W',
+    description: 'A user half with a routing instruction was closed; carries the true reason.',
+    fields: [...tunnelFields, 'address', 'protocol?', 'target?', 'reason'],
+  },
+  tunnelFailed: {
+    code: 'CPL-1303W',
+    description: 'An agent refused a tunnel command, or could not do what it asks.',
+    fields: ['domain', 'userid?', 'nodeid', 'id', 'state', 'reason', 'detail'],
+  },
+  shareUsed: {
+    code: 'CPL-1304I',
+    description: 'A guest came by a share and was let in.',
+    fields: [...shareFields, 'id', 'address', 'protocol'],
+  },
+  shareCreated: {
+    code: 'CPL-1305I',
+    description: 'A share was made.',
+    fields: [...shareFields, 'username', 'protocols', 'expires', 'viewonly'],
+  },
+  shareRevoked: {
+    code: 'CPL-1306I',
+    description: 'A share was revoked.',
+    fields: [...shareFields, 'actorid'],
+  },
+  agentOnline: {
+    code: 'CPL-1401I',
+    description: 'An agent proved its device and is online.',
+    fields: ['domain', 'nodeid', 'address', 'hostname?', 'platform?', 'version?'],
+  },
+  agentOffline: {
+    code: 'CPL-1402I',
+    description: 'The control channel of a device that was online ended.',
+    fields: ['domain', 'nodeid', 'address', 'reason', 'seconds'],
+  },
+  agentReplaced: {
+    code: 'CPL-1403W',
+    description: 'A newer connection of the same device took over; the older one was closed.',
+    fields: ['domain', 'nodeid', 'address', 'replacedaddress'],
+  },
+  agentRefused: {
+    code: 'CPL-1404W',
+    description: 'An agent was not let in; carries the true reason, which the agent is not told.',
+    fields: ['domain?', 'nodeid?', 'address', 'reason'],
+  },
+  deviceEnrolled: {
+    code: 'CPL-1405I',
+    description: 'A device used its join code and registered its public key.',
+    fields: ['domain', 'nodeid', 'address', 'hostname', 'fingerprint'],
+  },
+  deviceRevoked: {
+    code: 'CPL-1406I',
+    description: "A device's key was taken away; its agent is closed and stays out until it enrols again.",
+    fields: ['domain', 'nodeid', 'userid', 'username'],
+  },
+  login: {
+    code: 'CPL-1501I',
+    description: 'A user logged in.',
+    fields: ['domain', 'userid', 'username', 'address', 'loginid?'],
+  },
+  loginFailed: {
+    code: 'CPL-1502W',
+    description: 'A login failed; carries the true reason, which the peer is not told.',
+    fields: ['domain', 'userid?', 'username', 'address', 'reason'],
+  },
+  loginEnded: {
+    code: 'CPL-1503I',
+    description: 'A login session was ended, by its user or by somebody else.',
+    fields: ['domain', 'userid', 'username', 'loginid', 'reason', 'actorid?'],
+  },
+  tokenCreated: {
+    code: 'CPL-1504I',
+    description: 'An API token was made.',
+    fields: [...tokenFields, 'scopes', 'expires?'],
+  },
+  tokenRevoked: {
+    code: 'CPL-1505I',
+    description: 'An API token was revoked.',
+    fields: tokenFields,
+  },
+  directoryChanged: {
+    code: 'CPL-1601I',
+    description: 'Somebody changed the directory.',
+    fields: ['domain', 'userid', 'username', 'actor', 'change', 'target', 'detail?', 'nodeid?'],
   },
   serverStarted: {
     code: 'CPL-2001I',

@@ -26,6 +26,8 @@ export type FileRecord =
       readonly record: 'open';
       readonly time: string;
       readonly file: number;
+      /** Id of the log, the same in all its files. */
+      readonly log: string;
       readonly boot: string;
       readonly pid: number;
       readonly keyid: string;
@@ -39,6 +41,16 @@ export type FileRecord =
 export const RECORD_START: Buffer = Buffer.from('{"record":"');
 const CLOSE_START = Buffer.from('{"record":"close"');
 const fileName = /^events-([0-9]{8,15})\.jsonl$/;
+
+/** A line that is no event; `undefined` for every other line. What it says counts only where its MAC is right. */
+export function parseRecord(bytes: Buffer): FileRecord | undefined {
+  if (!bytes.subarray(0, RECORD_START.length).equals(RECORD_START)) return undefined;
+  try {
+    return JSON.parse(bytes.toString('utf8')) as FileRecord;
+  } catch {
+    return undefined;
+  }
+}
 
 export function eventFileName(file: number): string {
   return `events-${String(file).padStart(8, '0')}.jsonl`;

@@ -1,6 +1,5 @@
-import type { Clock } from '../core/clock.ts';
-import { type EventName, eventKinds } from './codes.ts';
-import { FanOut, type SinkFailureListener } from './fan-out.ts';
+import { AccessEvents } from './access-events.ts';
+import type { EventsOptions } from './emitter.ts';
 import {
   endFields,
   type HalfRefusedFacts,
@@ -31,78 +30,38 @@ import {
   recordingSalvageFailedFields,
   recordingStartedFields,
 } from './recording-fields.ts';
-import { toSafeJson } from './safe-text.ts';
-import type { EventRecord, EventSink, EventValue } from './sink.ts';
 
-/** Longest string in an event, in UTF-16 units; longer ones are cut and end in an ellipsis. */
-const MAX_TEXT = 1_024;
+export type { EventsOptions } from './emitter.ts';
+
 const LIMIT_WINDOW_MS = 10_000;
-
-export interface EventsOptions {
-  readonly clock: Clock;
-  readonly sinks: readonly EventSink[];
-  readonly onSinkFailure?: SinkFailureListener;
-}
-
-type Fields = Readonly<Record<string, EventValue | undefined>>;
-
-function clip(text: string): string {
-  return text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT - 1)}…` : text;
-}
-
-function clean(value: EventValue): EventValue {
-  if (typeof value === 'string') return clip(value);
-  if (typeof value === 'object') return value.map((item) => (typeof item === 'string' ? clip(item) : item));
-  return value;
-}
 
 /**
  * The business events of the server: one function each (R30). None throws, none waits; whatever a sink does, the
  * caller goes on (R32, fault 51).
  */
-export class Events {
-  readonly #clock: Clock;
-  readonly #fanOut: FanOut;
-  readonly #counts = new Map<string, number>();
+export class Events extends AccessEvents {
   readonly #limitHits: LimitHits;
   readonly #sweeper: NodeJS.Timeout;
-  #notMade = 0;
 
   constructor(options: EventsOptions) {
-    this.#clock = options.clock;
-    for (const kind of Object.values(eventKinds)) this.#counts.set(kind.code, 0);
-    const lost = (sink: string, count: number) => this.eventsLost(sink, count);
-    this.#fanOut = new FanOut(options.sinks, options.onSinkFailure ?? (() => {}), lost);
-    this.#limitHits = new LimitHits(this.#clock, LIMIT_WINDOW_MS, (key, count) => this.#tellLimit(key, count));
+    super(options);
+    this.#limitHits = new LimitHits(this.clock, LIMIT_WINDOW_MS, (key, count) => this.#tellLimit(key, count));
     this.#sweeper = setInterval(() => this.#limitHits.sweep(), LIMIT_WINDOW_MS).unref();
-  }
-
-  /** Events per code since the start, for `couplet_events_total{code}`; every known code is there, from 0. */
-  get counts(): ReadonlyMap<string, number> {
-    return this.#counts;
-  }
-
-  /**
-   * Failures per sink since the start, for `couplet_event_sink_failures_total{sink}`. `events` counts events that
-   * could not even be made (a fault in the server).
-   */
-  sinkFailures(): Map<string, number> {
-    return this.#fanOut.failures().set('events', this.#notMade);
   }
 
   /** R29. */
   sessionStarted(facts: SessionFacts): void {
-    this.#emit('sessionStarted', () => startFields(facts));
+    this.emit('sessionStarted', () => startFields(facts));
   }
 
   /** R28, R29. */
   sessionEnded(facts: SessionEndFacts): void {
-    this.#emit('sessionEnded', () => endFields(facts));
+    this.emit('sessionEnded', () => endFields(facts));
   }
 
   /** R8: the true reason stands here and nowhere else. */
   halfRefused(facts: HalfRefusedFacts): void {
-    this.#emit('halfRefused', () => ({
+    this.emit('halfRefused', () => ({
       etype: 'relay',
       action: 'halfrefused',
       domain: facts.domain,
@@ -118,7 +77,7 @@ export class Events {
 
   /** R16, R17, R18. */
   pairingRefused(facts: PairingRefusedFacts): void {
-    this.#emit('pairingRefused', () => ({
+    this.emit('pairingRefused', () => ({
       etype: 'relay',
       action: 'pairingrefused',
       domain: facts.domain,
@@ -136,7 +95,7 @@ export class Events {
 
   /** R15. */
   holdExpired(facts: HoldExpiredFacts): void {
-    this.#emit('holdExpired', () => ({
+    this.emit('holdExpired', () => ({
       etype: 'relay',
       action: 'holdexpired',
       domain: facts.domain,
@@ -154,7 +113,7 @@ export class Events {
 
   /** R3. */
   protocolMismatch(facts: ProtocolMismatchFacts): void {
-    this.#emit('protocolMismatch', () => ({
+    this.emit('protocolMismatch', () => ({
       etype: 'relay',
       action: 'protocolmismatch',
       domain: facts.domain,
@@ -178,45 +137,45 @@ export class Events {
 
   /** R35. */
   recordingStarted(facts: RecordingStartedFacts): void {
-    this.#emit('recordingStarted', () => recordingStartedFields(facts));
+    this.emit('recordingStarted', () => recordingStartedFields(facts));
   }
 
   /** R35, R36. */
   recordingFailed(facts: RecordingFailedFacts): void {
-    this.#emit('recordingFailed', () => recordingFailedFields(facts));
+    this.emit('recordingFailed', () => recordingFailedFields(facts));
   }
 
   recordingFinished(facts: RecordingFinishedFacts): void {
-    this.#emit('recordingFinished', () => recordingFinishedFields(facts));
+    this.emit('recordingFinished', () => recordingFinishedFields(facts));
   }
 
   /** R37: a file that was repaired or removed; those left as they are go to `recordingSalvageFailed`. */
   recordingSalvaged(facts: RecordingSalvagedFacts): void {
-    this.#emit('recordingSalvaged', () => recordingSalvagedFields(facts));
+    this.emit('recordingSalvaged', () => recordingSalvagedFields(facts));
   }
 
   /** R37: a file that was left as it is, because it cannot be written or repairing it would lose too much. */
   recordingSalvageFailed(facts: RecordingSalvageFailedFacts): void {
-    this.#emit('recordingSalvageFailed', () => recordingSalvageFailedFields(facts));
+    this.emit('recordingSalvageFailed', () => recordingSalvageFailedFields(facts));
   }
 
   /** R38. */
   recordingDeleted(facts: RecordingDeletedFacts): void {
-    this.#emit('recordingDeleted', () => recordingDeletedFields(facts));
+    this.emit('recordingDeleted', () => recordingDeletedFields(facts));
   }
 
   recordingIndexFailed(facts: RecordingIndexFailedFacts): void {
-    this.#emit('recordingIndexFailed', () => recordingIndexFailedFields(facts));
+    this.emit('recordingIndexFailed', () => recordingIndexFailedFields(facts));
   }
 
   /** R38: once for a folder and sweep, however many files it is about. */
   recordingRetentionFailed(facts: RecordingRetentionFailedFacts): void {
-    this.#emit('recordingRetentionFailed', () => recordingRetentionFailedFields(facts));
+    this.emit('recordingRetentionFailed', () => recordingRetentionFailedFields(facts));
   }
 
   /** @param listen addresses that accept connections. */
   serverStarted(facts: { version: string; pid: number; listen: readonly string[]; forwarder: string }): void {
-    this.#emit('serverStarted', () => ({
+    this.emit('serverStarted', () => ({
       etype: 'server',
       action: 'started',
       ...facts,
@@ -226,7 +185,7 @@ export class Events {
 
   serverStopped(facts: { pid: number; reason: string; uptimeMs: number }): void {
     const seconds = Math.floor(facts.uptimeMs / 1000);
-    this.#emit('serverStopped', () => ({
+    this.emit('serverStopped', () => ({
       etype: 'server',
       action: 'stopped',
       pid: facts.pid,
@@ -238,7 +197,7 @@ export class Events {
 
   /** R40. @param changed names of settings, never their values. */
   configurationReloaded(changed: readonly string[]): void {
-    this.#emit('configurationReloaded', () => ({
+    this.emit('configurationReloaded', () => ({
       etype: 'server',
       action: 'configurationreloaded',
       changed,
@@ -248,7 +207,7 @@ export class Events {
 
   /** R40. @param error the one-line message of the CoupletError. */
   configurationReloadRefused(error: string): void {
-    this.#emit('configurationReloadRefused', () => ({
+    this.emit('configurationReloadRefused', () => ({
       etype: 'server',
       action: 'configurationreloadrefused',
       error,
@@ -258,7 +217,7 @@ export class Events {
 
   /** R40. @param facts.fingerprint SHA-256 of the certificate. @param facts.notAfterMs end of its validity, epoch ms. */
   certificateReplaced(facts: { listen: string; fingerprint: string; notAfterMs: number }): void {
-    this.#emit('certificateReplaced', () => {
+    this.emit('certificateReplaced', () => {
       const notafter = new Date(facts.notAfterMs).toISOString();
       return {
         etype: 'server',
@@ -273,7 +232,7 @@ export class Events {
 
   /** R41. @param facts.reason the error's name, `EMFILE` or `ENFILE`. */
   listenerResting(facts: { listen: string; reason: string }): void {
-    this.#emit('listenerResting', () => ({
+    this.emit('listenerResting', () => ({
       etype: 'server',
       action: 'listenerresting',
       ...facts,
@@ -283,7 +242,7 @@ export class Events {
 
   /** R41. */
   listenerRecovered(facts: { listen: string; restedMs: number }): void {
-    this.#emit('listenerRecovered', () => ({
+    this.emit('listenerRecovered', () => ({
       etype: 'server',
       action: 'listenerrecovered',
       listen: facts.listen,
@@ -293,7 +252,7 @@ export class Events {
   }
 
   forwarderSelfTestFailed(reason: string): void {
-    this.#emit('forwarderSelfTestFailed', () => ({
+    this.emit('forwarderSelfTestFailed', () => ({
       etype: 'server',
       action: 'forwarderselftestfailed',
       reason,
@@ -302,7 +261,7 @@ export class Events {
   }
 
   portablePathInUse(reason: string): void {
-    this.#emit('portablePathInUse', () => ({
+    this.emit('portablePathInUse', () => ({
       etype: 'server',
       action: 'portablepathinuse',
       reason,
@@ -312,7 +271,7 @@ export class Events {
 
   /** What a sink missed is itself on record, also in that sink. */
   eventsLost(sink: string, count: number): void {
-    this.#emit('eventsLost', () => ({
+    this.emit('eventsLost', () => ({
       etype: 'server',
       action: 'eventslost',
       sink,
@@ -322,25 +281,17 @@ export class Events {
   }
 
   /**
-   * Resolves when every event emitted so far is on stable storage in each sink that can promise it; rejects where one
-   * cannot. Strict mode waits for it before the first relayed byte (R32); the caller brings its own deadline.
-   */
-  async flushDurable(): Promise<void> {
-    await this.#fanOut.flushDurable();
-  }
-
-  /**
    * Tells what is still counted, then closes the sinks.
    * @param deadlineMs a sink that has not closed by then is given up on and counted as failed.
    */
   async close(deadlineMs = 5_000): Promise<void> {
     clearInterval(this.#sweeper);
     this.#limitHits.sweep(true);
-    await this.#fanOut.close(deadlineMs);
+    await this.closeSinks(deadlineMs);
   }
 
   #tellLimit(facts: LimitHitFacts, count: number): void {
-    this.#emit('limitHit', () => ({
+    this.emit('limitHit', () => ({
       etype: 'relay',
       action: 'limithit',
       limit: facts.limit,
@@ -351,25 +302,5 @@ export class Events {
       userid: facts.userid,
       msg: `Limit ${facts.limit} reached by ${facts.address === '' ? 'several addresses' : facts.address}, ${count} time(s)`,
     }));
-  }
-
-  #emit(name: EventName, makeFields: () => Fields): void {
-    const { code } = eventKinds[name];
-    let event: EventRecord;
-    let json: string;
-    try {
-      const record: Record<string, EventValue> = { time: new Date(this.#clock.nowMs()).toISOString(), code };
-      for (const [field, value] of Object.entries(makeFields())) {
-        if (value !== undefined) record[field] = clean(value);
-      }
-      event = record as unknown as EventRecord;
-      json = toSafeJson(event);
-      this.#counts.set(code, (this.#counts.get(code) ?? 0) + 1);
-    } catch (error) {
-      this.#notMade++;
-      this.#fanOut.tell('events', error);
-      return;
-    }
-    this.#fanOut.hand(event, json);
   }
 }

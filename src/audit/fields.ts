@@ -9,6 +9,8 @@ export interface SessionFacts {
   readonly userid: string;
   readonly username: string;
   readonly guestname?: string | undefined;
+  /** Of the share that the guest came by. */
+  readonly shareid?: string | undefined;
   readonly nodeid: string;
   /** Address of the half that waited (IP1). */
   readonly waitingAddress: string;
@@ -24,7 +26,9 @@ export interface SessionEndFacts extends SessionFacts {
   readonly messagesDeviceToUser: number;
   readonly outcome: Outcome;
   readonly closedBy: 'user' | 'device' | 'relay';
-  readonly throttledMs: number;
+  /** By direction; the event tells their sum. */
+  readonly throttledUserToDeviceMs: number;
+  readonly throttledDeviceToUserMs: number;
   /** File name of the recording, where there is one. */
   readonly recording?: string | undefined;
 }
@@ -114,6 +118,7 @@ export function startFields(facts: SessionFacts): Fields {
     userid: facts.userid,
     username: facts.username,
     guestname: facts.guestname,
+    shareid: facts.shareid,
     msgid: startMsgid,
     msgArgs: [facts.id, facts.waitingAddress, facts.newcomerAddress],
     msg: `Started ${word} session "${facts.id}" from ${facts.waitingAddress} to ${facts.newcomerAddress}`,
@@ -133,6 +138,7 @@ export function endFields(facts: SessionEndFacts): Fields {
     userid: facts.userid,
     username: facts.username,
     guestname: facts.guestname,
+    shareid: facts.shareid,
     msgid: endMsgid,
     msgArgs: [facts.id, facts.waitingAddress, facts.newcomerAddress, seconds],
     msg: `Ended ${word} session "${facts.id}" from ${facts.waitingAddress} to ${facts.newcomerAddress}, ${seconds} second(s)`,
@@ -145,7 +151,7 @@ export function endFields(facts: SessionEndFacts): Fields {
     messagesout: facts.messagesDeviceToUser,
     outcome: facts.outcome,
     closedby: facts.closedBy,
-    throttledms: facts.throttledMs,
+    throttledms: facts.throttledUserToDeviceMs + facts.throttledDeviceToUserMs,
     recording: facts.recording,
   };
 }

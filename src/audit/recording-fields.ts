@@ -62,8 +62,10 @@ export interface RecordingDeletedFacts {
   /** The limit of retention that it was over (R38), or `user`: somebody asked for it. */
   readonly reason: 'age' | 'count' | 'bytes' | 'orphan' | 'user';
   readonly domain?: string | undefined;
-  /** Who asked for it. */
+  /** Who asked for it, and from where. */
   readonly userid?: string | undefined;
+  readonly username?: string | undefined;
+  readonly address?: string | undefined;
 }
 
 export interface RecordingIndexFailedFacts {
@@ -163,11 +165,13 @@ export function recordingSalvageFailedFields(facts: RecordingSalvageFailedFacts)
   return { etype: 'recording', action: 'recordingsalvagefailed', file, reason, msg };
 }
 
-export function recordingDeletedFields({ file: path, bytes, reason, domain, userid }: RecordingDeletedFacts): Fields {
-  const file = basename(path);
+export function recordingDeletedFields(facts: RecordingDeletedFacts): Fields {
+  const { bytes, reason, domain, userid, username, address } = facts;
+  const file = basename(facts.file);
   const why = reason === 'user' ? `by ${userid ?? 'a user'}` : `by retention: ${reason}`;
   const msg = `The recording ${file}, ${bytes} byte(s), was deleted ${why}`;
-  return { etype: 'recording', action: 'recordingdeleted', domain, userid, file, bytes, reason, msg };
+  const who = { domain, userid, username, address };
+  return { etype: 'recording', action: 'recordingdeleted', ...who, file, bytes, reason, msg };
 }
 
 export function recordingIndexFailedFields(facts: RecordingIndexFailedFacts): Fields {

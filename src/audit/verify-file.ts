@@ -1,5 +1,5 @@
 import { open } from 'node:fs/promises';
-import { eventFileName, type FileRecord, type Head, MAX_LINE_BYTES, RECORD_START } from './event-file.ts';
+import { eventFileName, type FileRecord, type Head, MAX_LINE_BYTES, parseRecord } from './event-file.ts';
 import { CHAIN_START, type ChainedLine, type ChainKey, lineMac, parseChainedLine } from './hash-chain.ts';
 
 export type ProblemKind = 'edited' | 'removed' | 'reordered' | 'added' | 'missing-file' | 'heads' | 'unknown-key';
@@ -77,15 +77,6 @@ async function* readLines(path: string): AsyncGenerator<RawLine> {
     if (size > 0) yield { bytes: Buffer.concat(parts), whole: false };
   } finally {
     await handle.close();
-  }
-}
-
-function parseRecord(bytes: Buffer): FileRecord | undefined {
-  if (!bytes.subarray(0, RECORD_START.length).equals(RECORD_START)) return undefined;
-  try {
-    return JSON.parse(bytes.toString('utf8')) as FileRecord;
-  } catch {
-    return undefined;
   }
 }
 

@@ -4,6 +4,8 @@ import { CoupletError } from '../core/errors.ts';
 import { errorCode, eventFileName, eventFileNumber, listEventFiles } from './event-file.ts';
 import { createChainKey } from './hash-chain.ts';
 import { readHeads } from './heads.ts';
+import type { HeadsWitness } from './heads-witness.ts';
+import { logIdsIn } from './log-id.ts';
 import { type Claim, type Note, type Problem, verifyFile } from './verify-file.ts';
 
 export type { Note, Problem, ProblemKind } from './verify-file.ts';
@@ -15,7 +17,12 @@ export interface VerifyReport {
   readonly problems: readonly Problem[];
   /** Torn last lines and files without a closing line. */
   readonly notes: readonly Note[];
+  /** Why nothing is vouched for by the witness that was given; empty where it vouched, or none was given. */
+  readonly unwitnessed: string;
 }
+
+/** Who else knows heads of the log. */
+export type KnownHeads = Pick<HeadsWitness, 'name' | 'list'>;
 
 function byPlace(a: Problem | Note, b: Problem | Note): number {
   if (a.file !== b.file) return a.file < b.file ? -1 : 1;
@@ -26,13 +33,18 @@ function byPlace(a: Problem | Note, b: Problem | Note): number {
  * Verifies an event log (R31, fault 50): the folder with all its files and the heads file, or one file with what its
  * folder vouches for of it. Memory does not grow with the log.
  * @param keys 32 bytes each; more than one where the login key was changed.
+ * @param witness vouches besides the heads file; where it cannot be asked, the report says why.
  * Throws CPL_AUDIT_NOT_FOUND where there is no event log, else what the file system throws.
  */
-export async function verifyEventLog(path: string, keys: readonly Uint8Array[]): Promise<VerifyReport> {
+export async function verifyEventLog(
+  path: string,
+  keys: readonly Uint8Array[],
+  witness?: KnownHeads,
+): Promise<VerifyReport> {
   try {
     const chainKeys = keys.map(createChainKey);
-    if ((await stat(path)).isDirectory()) return await verifyFolder(path, chainKeys);
-    return await verifyOne(path, chainKeys);
+    if ((await stat(path)).isDirectory()) return await verifyFolder(path, chainKeys, witness);
+    return await verifyOne(path, chainKeys, witness);
   } catch (error) {
     if (errorCode(error) !== 'ENOENT') throw error;
     throw new CoupletError('CPL_AUDIT_NOT_FOUND', `${path}: no such event file or folder`, { cause: error });
@@ -41,8 +53,30 @@ export async function verifyEventLog(path: string, keys: readonly Uint8Array[]):
 
 type Keys = Parameters<typeof readHeads>[1];
 
-async function verifyFolder(folder: string, keys: Keys): Promise<VerifyReport> {
+/** What a witness vouches for of the log that files belong to; `why` not, where it vouches for nothing. */
+async function witnessed(
+  paths: readonly string[],
+  keys: Keys,
+  witness: KnownHeads | undefined,
+): Promise<{ claims: Claim[]; why: string }> {
+  if (witness === undefined) return { claims: [], why: '' };
+  const claims: Claim[] = [];
+  const logs = await logIdsIn(paths, keys);
+  if (logs.length === 0) return { claims, why: 'no intact opening line tells which event log it is' };
+  try {
+    for (const log of logs) {
+      for (const head of await witness.list(log)) claims.push({ ...head, by: witness.name });
+    }
+  } catch (error) {
+    return { claims: [], why: error instanceof Error ? error.message : String(error) };
+  }
+  return { claims, why: claims.length === 0 ? 'it knows no heads of this event log' : '' };
+}
+
+async function verifyFolder(folder: string, keys: Keys, witness: KnownHeads | undefined): Promise<VerifyReport> {
+  const pathsIn = (files: readonly number[]) => files.map((file) => join(folder, eventFileName(file)));
   // Heads first: the files can only have grown since, also under a running server.
+  const others = await witnessed(pathsIn(await listEventFiles(folder)), keys, witness);
   const heads = await readHeads(folder, keys);
   const files = await listEventFiles(folder);
   if (files.length === 0 && heads.state === 'missing') {
@@ -65,6 +99,7 @@ async function verifyFolder(folder: string, keys: Keys): Promise<VerifyReport> {
     else others.push(made);
   };
   for (const head of heads.heads) claim({ ...head, by: heads.name });
+  others.claims.forEach(claim);
   let lines = 0;
   const keyids = new Set<string>();
   const otherKeys: { file: string; line: number; keyid: string }[] = [];
@@ -94,7 +129,13 @@ async function verifyFolder(folder: string, keys: Keys): Promise<VerifyReport> {
     problems.push(missing(file, last, claims.get(file)?.[0]));
     file = last;
   }
-  return { files: files.length, lines, problems: problems.sort(byPlace), notes: notes.sort(byPlace) };
+  return {
+    files: files.length,
+    lines,
+    problems: problems.sort(byPlace),
+    notes: notes.sort(byPlace),
+    unwitnessed: others.why,
+  };
 }
 
 function missing(first: number, last: number, by: Claim | undefined): Problem {
@@ -103,13 +144,19 @@ function missing(first: number, last: number, by: Claim | undefined): Problem {
   return { file: eventFileName(first), line: 1, kind: 'missing-file', text };
 }
 
-async function verifyOne(path: string, keys: Keys): Promise<VerifyReport> {
+async function verifyOne(path: string, keys: Keys, witness: KnownHeads | undefined): Promise<VerifyReport> {
   const [folder, name] = [dirname(path), basename(path)];
   const number = eventFileNumber(name);
   const claims: Claim[] = [];
+  let unwitnessed = 'the name of the file does not tell its number';
   if (number !== undefined) {
+    // Its own opening line may be what was changed: its neighbours tell the log too.
+    const neighbours = (await listEventFiles(folder)).map((file) => join(folder, eventFileName(file)));
+    const others = await witnessed(neighbours, keys, witness);
+    unwitnessed = others.why;
     const heads = await readHeads(folder, keys);
     claims.push(...heads.heads.filter(({ file }) => file === number).map((head) => ({ ...head, by: heads.name })));
+    claims.push(...others.claims.filter(({ file }) => file === number));
     const files = await listEventFiles(folder);
     for (const later of files.filter((file) => file > number)) {
       const laterName = eventFileName(later);
@@ -118,5 +165,11 @@ async function verifyOne(path: string, keys: Keys): Promise<VerifyReport> {
     }
   }
   const report = await verifyFile(path, name, number, keys, claims);
-  return { files: 1, lines: report.lines, problems: report.problems.sort(byPlace), notes: report.notes };
+  return {
+    files: 1,
+    lines: report.lines,
+    problems: report.problems.sort(byPlace),
+    notes: report.notes,
+    unwitnessed: witness === undefined ? '' : unwitnessed,
+  };
 }

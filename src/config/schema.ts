@@ -5,6 +5,7 @@ import {
   anyPath,
   choice,
   derivedWhole,
+  isAgentHost,
   isNetwork,
   isOrigin,
   list,
@@ -26,6 +27,7 @@ import {
  * docs/reference/config.md are made from this definition.
  */
 
+const directoryForms = 'none, sqlite or postgres://USER:PASSWORD@HOST:PORT/DATABASE';
 const maxRate = 1_000_000_000_000;
 const reloadable = true;
 
@@ -53,7 +55,7 @@ const server = z
       { about: "Origins besides the relay's own from which a login session may open a half.", flag: 'allowed-origins' },
     ),
     dataDir: words('data', anyPath, 'DIR', path, {
-      about: 'Folder of the event log and of the memory of single-use cookies.',
+      about: 'Folder of the directory, of the event log, of the memory of single-use cookies and of secrets made here.',
       flag: 'data',
     }),
   })
@@ -154,6 +156,27 @@ const relay = z
   })
   .prefault({});
 
+const routing = z
+  .strictObject({
+    requireRelayRight: onOff(false, {
+      about: 'Sessions to TCP and UDP ports of a device need the right `relay` besides `remote-control`.',
+      reloadable,
+    }),
+  })
+  .prefault({});
+
+const agents = z
+  .strictObject({
+    hosts: list(isAgentHost, 'HOST[:PORT],…', 'a list of HOST, HOST:PORT or [IPV6]:PORT, lower-case', {
+      about:
+        'Names and ports under which agents reach this server, where they are not those that it listens on: behind a proxy, say, its public name. A name without a port stands for 443 and 80.',
+    }),
+    heartbeatMs: whole(10_000, 50, 12_000, {
+      about: 'Interval of heartbeats on control channels; an agent that is silent 2.5 times as long is offline.',
+    }),
+  })
+  .prefault({});
+
 const messenger = z
   .strictObject({
     allowAnonymousDevice: onOff(false, {
@@ -170,6 +193,11 @@ const audit = z
     }),
     maxFileBytes: whole(67_108_864, 0, maxCount, {
       about: 'A new file of the event log begins once one has grown past this.',
+    }),
+    databaseDays: whole(90, 0, 36_500, {
+      about: 'How long events stay in the directory database, for queries; the event log is not touched.',
+      zero: 'for ever',
+      reloadable,
     }),
   })
   .prefault({});
@@ -191,7 +219,20 @@ export const configSchema = z
     tls,
     auth,
     domains,
-    directory: choice(['none'], 'none', { about: 'Where users and devices are kept.', flag: 'directory' }),
+    directory: words(
+      'sqlite',
+      /^(?:none|sqlite|postgres(?:ql)?:.{1,4096})$/,
+      'none|sqlite|postgres:URL',
+      directoryForms,
+      {
+        about:
+          'Where users and devices are kept: in `directory.sqlite` of `server.dataDir`, in a PostgreSQL database, or nowhere. With `none` identities come from cookies alone, every domain is known and nothing is routed.',
+        flag: 'directory',
+        secret: true,
+      },
+    ),
+    routing,
+    agents,
     relay,
     messenger,
     recording,

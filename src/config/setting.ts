@@ -191,3 +191,9 @@ export function isOrigin(value: string): boolean {
   if (!/^https?:\/\/[^/]+$/.test(value) || !URL.canParse(value)) return false;
   return new URL(value).origin === value;
 }
+
+/** True for `host`, `host:8443`, `10.0.0.1:443` or `[::1]:443`. */
+export function isAgentHost(value: string): boolean {
+  const isLower = value === value.toLowerCase();
+  return isLower && (/^[a-z0-9.-]{1,253}$/.test(value) || (parseListen(value)?.port ?? 0) > 0);
+}

@@ -37,6 +37,14 @@ export const nothingYet: MetricSources = {
   forwarders: () => [],
   throttledSeconds: () => 0,
   server: () => ({ pendingUpgrades: 0, listenerResting: false, listenerRests: 0 }),
+  devices: () => ({
+    agentsOnline: 0,
+    agentsPending: 0,
+    agentsRefused: new Map(),
+    cacheEntries: 0,
+    cacheHits: 0,
+    cacheMisses: 0,
+  }),
   events: () => ({ events: new Map(), sinkFailures: new Map() }),
   droppedLogLines: () => 0,
 };

@@ -30,6 +30,7 @@ export function createRelayMetrics(sources: MetricSources, build: BuildInfo): Re
   const forwarders = oncePerScrape(() => [...sources.forwarders()]);
   const server = oncePerScrape(() => sources.server());
   const events = oncePerScrape(() => sources.events());
+  const devices = oncePerScrape(() => sources.devices());
   const total = (read: (totals: ForwardingTotals) => number) =>
     forwarders().reduce((sum, { totals }) => sum + read(totals), 0);
 
@@ -90,6 +91,26 @@ export function createRelayMetrics(sources: MetricSources, build: BuildInfo): Re
   counter('couplet_listener_rests_total', 'Times the listener rested for want of file descriptors.', [], () => [
     [[], server().listenerRests],
   ]);
+
+  gauge('couplet_agents', 'Agents that are online now.', [], () => [[[], devices().agentsOnline]]);
+  gauge('couplet_agents_pending', 'Control channels that have not proven anything yet.', [], () => [
+    [[], devices().agentsPending],
+  ]);
+  counter('couplet_agents_refused_total', 'Agents that were refused, by reason.', ['reason'], () =>
+    byLabel(devices().agentsRefused),
+  );
+  gauge('couplet_directory_cache_entries', 'Answers about rights that are remembered now.', [], () => [
+    [[], devices().cacheEntries],
+  ]);
+  counter(
+    'couplet_directory_cache_total',
+    'Questions about rights, by whether the answer was remembered.',
+    ['result'],
+    () => [
+      [['hit'], devices().cacheHits],
+      [['miss'], devices().cacheMisses],
+    ],
+  );
 
   defineRecordingMetrics(
     collected,

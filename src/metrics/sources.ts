@@ -78,6 +78,18 @@ export interface RecordingFigures {
   readonly deleted: Readonly<Record<'age' | 'count' | 'bytes' | 'orphan', number>>;
 }
 
+/** Agents, and what is remembered of the directory. */
+export interface DeviceFigures {
+  readonly agentsOnline: number;
+  /** Control channels that have not proven anything yet. */
+  readonly agentsPending: number;
+  /** Since start, by reason. */
+  readonly agentsRefused: ReadonlyMap<string, number>;
+  readonly cacheEntries: number;
+  readonly cacheHits: number;
+  readonly cacheMisses: number;
+}
+
 /** Each function is called once in a scrape and reads, never computes. */
 export interface MetricSources {
   relay(): RelayCounters;
@@ -87,6 +99,7 @@ export interface MetricSources {
   throttledSeconds(): number;
   server(): ServerCounters;
   events(): EventCounters;
+  devices(): DeviceFigures;
   /** Log lines lost since start, see the logger's `droppedLines`. */
   droppedLogLines(): number;
   /** Absent or `undefined` where nothing is recorded, so that reading does not start the recorder. */

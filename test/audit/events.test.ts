@@ -30,10 +30,16 @@ const clock = {
 
 const quiet = { domain: 'd', id: 'i', userid: 'u', username: 'n', nodeid: 'node//x', address: '192.0.2.9' };
 
+const looks = { domain: 'd', userid: 'u', username: 'n', address: '192.0.2.9' };
+const guest = { guestname: 'g', shareid: 's' };
+const token = { tokenid: 't', tokenname: 'ci', actorid: 'a' };
+
 /** Every function once, with every optional field. */
 function emitAll(events: Events): void {
-  events.sessionStarted({ ...session, guestname: 'guest' });
-  events.sessionEnded({ ...sessionEnd, guestname: 'guest', recording: 'r.mcrec' });
+  events.sessionStarted({ ...session, guestname: 'guest', shareid: 's' });
+  events.sessionEnded({ ...sessionEnd, guestname: 'guest', shareid: 's', recording: 'r.mcrec' });
+  events.sessionKilled({ ...quiet, protocol: 1, actorid: 'a' });
+  events.sessionRevoked({ ...quiet, protocol: 1, reason: 'user-locked' });
   events.halfRefused({ ...quiet, reason: 'cookie-age', status: 401 });
   events.pairingRefused({ ...quiet, waitingUserid: 'w', reason: 'other-user', outcome: 'denied', closeCode: 4403 });
   events.holdExpired({ ...quiet, protocol: 2, heldMs: 30_000.4 });
@@ -44,9 +50,30 @@ function emitAll(events: Events): void {
   events.recordingFinished({ ...recorded, file: 'r.mcrec', bytes: 1, blocks: 1, complete: true });
   events.recordingSalvaged({ file: 'r.mcrec', state: 'repaired', offset: 1, cutBytes: 2, text: 't' });
   events.recordingSalvageFailed({ file: 'r.mcrec', reason: 'r' });
-  events.recordingDeleted({ file: 'r.mcrec', bytes: 1, reason: 'user', domain: 'd', userid: 'u' });
+  events.recordingDeleted({ file: 'r.mcrec', bytes: 1, reason: 'user', ...looks });
   events.recordingIndexFailed({ file: 'r.mcrec', reason: 'r' });
   events.recordingRetentionFailed({ folder: 'f', reason: 'EACCES', undeleted: { count: 2, file: 'r.mcrec' } });
+  events.recordingViewed({ ...looks, file: 'r.mcrec' });
+  events.recordingDownloaded({ ...looks, file: 'r.mcrec', range: '0-9', bytes: 10, complete: true });
+  events.recordingsListed({ ...looks, count: 1 });
+  events.tunnelSent({ ...quiet, ...guest, protocol: 1, target: 'none' });
+  events.tunnelRefused({ ...quiet, ...guest, protocol: 1, target: 'none', reason: 'no-link' });
+  events.tunnelFailed({ ...quiet, state: 'failed', reason: 'dial', detail: 'ECONNREFUSED' });
+  events.shareUsed({ ...quiet, ...guest, protocol: 1 });
+  events.shareCreated({ ...quiet, ...guest, protocols: 'terminal', expiresMs: 0, viewOnly: false });
+  events.shareRevoked({ ...quiet, ...guest, actorid: 'a' });
+  events.agentOnline({ ...quiet, hostname: 'h', platform: 'linux', version: '1' });
+  events.agentOffline({ ...quiet, reason: 'silent', onlineMs: 1_999 });
+  events.agentReplaced({ ...quiet, replacedAddress: '192.0.2.8' });
+  events.agentRefused({ ...quiet, reason: 'revoked' });
+  events.deviceEnrolled({ ...quiet, hostname: 'h', fingerprint: 'f' });
+  events.deviceRevoked(quiet);
+  events.login({ ...quiet, loginid: 'l' });
+  events.loginFailed({ ...quiet, reason: 'credentials' });
+  events.loginEnded({ ...quiet, loginid: 'l', reason: 'logout', actorid: 'a' });
+  events.tokenCreated({ ...quiet, ...token, scopes: ['devices'], expiresMs: 0 });
+  events.tokenRevoked({ ...quiet, ...token });
+  events.directoryChanged({ ...quiet, actor: 'api', change: 'grant-made', target: 'mesh//m', detail: 'admin' });
   events.serverStarted({ version: '1', pid: 1, listen: ['127.0.0.1:1'], forwarder: 'native' });
   events.serverStopped({ pid: 1, reason: 'SIGTERM', uptimeMs: 1_999 });
   events.configurationReloaded(['relay.holdMs']);

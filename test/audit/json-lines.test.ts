@@ -30,7 +30,13 @@ test('[R31] one file per opening, mode 0600 in a folder 0700, from the head of t
   const opening = JSON.parse((await fileLines(folder, 2))[0] as string);
   assert.equal(last.record, 'close');
   assert.deepEqual(opening.previous, { file: 1, line: 3, mac: last.mac, closed: true });
-  assert.deepEqual(await verifyEventLog(folder, [key]), { files: 2, lines: 6, problems: [], notes: [] });
+  assert.deepEqual(await verifyEventLog(folder, [key]), {
+    files: 2,
+    lines: 6,
+    problems: [],
+    notes: [],
+    unwitnessed: '',
+  });
 });
 
 test('[R31] two processes on one folder write files of their own, and the log verifies at any time', async (t) => {
@@ -43,7 +49,13 @@ test('[R31] two processes on one folder write files of their own, and the log ve
     assert.deepEqual((await verifyEventLog(folder, [key])).problems, []);
   }
   await Promise.all(sinks.map((sink) => sink.close()));
-  assert.deepEqual(await verifyEventLog(folder, [key]), { files: 8, lines: 40, problems: [], notes: [] });
+  assert.deepEqual(await verifyEventLog(folder, [key]), {
+    files: 8,
+    lines: 40,
+    problems: [],
+    notes: [],
+    unwitnessed: '',
+  });
   assert.equal((await readdir(folder)).length, 9);
 });
 

@@ -60,7 +60,8 @@ export const sessionEnd: SessionEndFacts = {
   messagesDeviceToUser: 4,
   outcome: 'normal',
   closedBy: 'device',
-  throttledMs: 5,
+  throttledUserToDeviceMs: 2,
+  throttledDeviceToUserMs: 3,
 };
 
 export const recorded: RecordedSession = {

@@ -65,7 +65,7 @@ test('the defaults are the safe ones: loopback, nothing anonymous, metrics apart
   assert.equal(server.publicMetrics, false);
   assert.deepEqual([server.trustedProxies, server.allowedOrigins], [[], []]);
   assert.deepEqual([auth.allowNoUser, auth.defaultUser, messenger.allowAnonymousDevice], [false, undefined, false]);
-  assert.equal(directory, 'none');
+  assert.equal(directory, 'sqlite');
   assert.equal(audit.dir, join('data', 'events'));
 });
 
@@ -110,7 +110,7 @@ const bad: readonly [name: string, input: LoadInput, says: readonly string[]][] 
   ['a fraction', { env: { COUPLET_RELAY_IDLE_MS: '1.5' } }, ['relay.idleMs', '"1.5"', 'a whole number']],
   ['a delay no timer takes', { flags: { 'relay.idleMs': '2147483648' } }, ['relay.idleMs', '2147483647']],
   ['a word', { flags: { 'log.level': 'loud' } }, ['log.level', '"loud"', 'debug, info, warn, error']],
-  ['a directory of later', { flags: { directory: 'sqlite' } }, ['directory', '"sqlite"', 'must be none']],
+  ['a directory', { flags: { directory: 'mongodb://x' } }, ['directory', 'must be none, sqlite or postgres:']],
   ['a port', { flags: { 'server.listen': '127.0.0.1:65536' } }, ['server.listen', '65536', 'HOST:PORT']],
   ['an address', { flags: { 'server.listen': '[127.0.0.1]:80' } }, ['server.listen', 'HOST:PORT']],
   ['a proxy', { flags: { 'server.trustedProxies': '10.0.0.0/33' } }, ['server.trustedProxies', '10.0.0.0/33']],

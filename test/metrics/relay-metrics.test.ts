@@ -101,6 +101,12 @@ test('every sample is what the plain counters say', async () => {
     'couplet_recordings_deleted_total{reason="count"} 22',
     'couplet_recordings_deleted_total{reason="bytes"} 23',
     'couplet_recordings_deleted_total{reason="orphan"} 24',
+    'couplet_agents 31',
+    'couplet_agents_pending 32',
+    'couplet_agents_refused_total{reason="join-code"} 33',
+    'couplet_directory_cache_entries 34',
+    'couplet_directory_cache_total{result="hit"} 35',
+    'couplet_directory_cache_total{result="miss"} 36',
     'couplet_recording_sync_seconds_bucket{le="0.0025"} 0',
     'couplet_recording_sync_seconds_bucket{le="1"} 7',
     'couplet_recording_sync_seconds_sum 0.75',
@@ -176,6 +182,7 @@ test('each source is read once in a scrape', async () => {
       throttledSeconds: counted('throttledSeconds', sources.throttledSeconds),
       server: counted('server', sources.server),
       events: counted('events', sources.events),
+      devices: counted('devices', sources.devices),
       droppedLogLines: counted('droppedLogLines', sources.droppedLogLines),
       recording: counted('recording', sources.recording),
     } satisfies Required<MetricSources>,
@@ -185,6 +192,7 @@ test('each source is read once in a scrape', async () => {
     reads.length = 0;
     await metrics.scrape();
     assert.deepEqual(reads.sort(), [
+      'devices',
       'droppedLogLines',
       'events',
       'forwarders',

@@ -76,6 +76,14 @@ export function busySources() {
     throttledSeconds: () => 8.25,
     server: () => ({ pendingUpgrades: 12, listenerResting: true, listenerRests: 13 }),
     events: () => ({ events: new Map([['CPL-1001I', 14]]), sinkFailures: new Map([['json-lines', 15]]) }),
+    devices: () => ({
+      agentsOnline: 31,
+      agentsPending: 32,
+      agentsRefused: new Map([['join-code', 33]]),
+      cacheEntries: 34,
+      cacheHits: 35,
+      cacheMisses: 36,
+    }),
     droppedLogLines: () => 16,
   } satisfies MetricSources & { counters: unknown; figures: unknown };
 }

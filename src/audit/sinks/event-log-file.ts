@@ -15,6 +15,7 @@ import {
 } from '../event-file.ts';
 import { type ChainKey, HashChain } from '../hash-chain.ts';
 import { noteHeads, readHeads } from '../heads.ts';
+import { logIdOf, newLogId } from '../log-id.ts';
 
 /** A temporary file this old was left by a process that is gone. */
 const STALE_MS = 60 * 60 * 1000;
@@ -30,8 +31,12 @@ export interface FolderContext {
 /** An event file that this process writes. */
 export interface OpenEventFile {
   readonly number: number;
+  /** Id of the log. */
+  readonly log: string;
   readonly handle: FileHandle;
   readonly chain: HashChain;
+  /** Its opening line. */
+  readonly opening: Head;
   bytes: number;
 }
 
@@ -78,7 +83,7 @@ export async function prepareFolder({ folder, key, clock }: FolderContext): Prom
 async function headBefore(folder: string, file: number, noted: readonly Head[]): Promise<Head | null> {
   if (file === 1) return null;
   const before = file - 1;
-  const known = noted.find((head) => head.file === before);
+  const known = noted.filter((head) => head.file === before).sort((a, b) => b.line - a.line)[0];
   const found = await readHead(folder, before);
   const none: Head = { file: before, line: 0, mac: '', closed: false };
   if (found === undefined) return known ?? none;
@@ -88,24 +93,46 @@ async function headBefore(folder: string, file: number, noted: readonly Head[]):
 /**
  * Creates the next event file with its opening line, durable and noted in the heads file, while an earlier file may
  * still be written. The number is allocated by creating the file, so two processes on one folder never share one.
+ * @param before the file that this process wrote before: it stays the same log and its numbers go on, whatever became
+ * of the folder
+ * @param witnessed heads of a log that somebody else knows: the number of a file that was deleted with its heads is not
+ * given again, for a new file under it would take the place of what is known of the old one. Must not reject.
  * Throws what the file system throws.
  */
-export async function createEventFile(context: FolderContext): Promise<OpenEventFile> {
+export async function createEventFile(
+  context: FolderContext,
+  before?: OpenEventFile,
+  witnessed?: (log: string) => Promise<readonly Head[]>,
+): Promise<OpenEventFile> {
   const { folder, key, clock, boot } = context;
   for (let attempt = 0; attempt < 100; attempt++) {
     const heads = await readHeads(folder, [key]);
-    const newest = Math.max(0, ...(await listEventFiles(folder)), ...heads.heads.map(({ file }) => file));
-    const number = newest + 1;
-    const previous = await headBefore(folder, number, heads.heads);
+    const files = await listEventFiles(folder);
+    // In each attempt anew: another process may have made the log's first file meanwhile.
+    const known = before?.log ?? (await logIdOf(folder, files, key));
+    const log = known ?? newLogId();
+    const noted = [...heads.heads, ...(known === undefined ? [] : ((await witnessed?.(log)) ?? []))];
+    const number = Math.max(0, before?.number ?? 0, ...files, ...noted.map(({ file }) => file)) + 1;
+    const previous = await headBefore(folder, number, noted);
     const chain = new HashChain(key);
     const time = timeOf(clock);
-    const opening = { record: 'open', time, file: number, boot, pid: process.pid, keyid: key.id, previous } as const;
-    const line = chain.append(recordJson(opening));
+    const record: FileRecord = {
+      record: 'open',
+      time,
+      file: number,
+      log,
+      boot,
+      pid: process.pid,
+      keyid: key.id,
+      previous,
+    };
+    const line = chain.append(recordJson(record));
     const handle = await createWhole(folder, eventFileName(number), line);
     if (handle === undefined) continue;
-    const file: OpenEventFile = { number, handle, chain, bytes: line.length };
+    const opening: Head = { file: number, line: chain.line, mac: chain.mac, closed: false };
+    const file: OpenEventFile = { number, log, handle, chain, opening, bytes: line.length };
     try {
-      await noteAndRecord(context, file, [headOf(file, false)]);
+      await noteAndRecord(context, file, [opening]);
     } catch (error) {
       await handle.close();
       throw error;

@@ -4,6 +4,7 @@ import type { Clock } from '../../core/clock.ts';
 import { CoupletError } from '../../core/errors.ts';
 import { errorCode, eventFileName, type Head } from '../event-file.ts';
 import { createChainKey } from '../hash-chain.ts';
+import { HeadsHandover, type HeadsWitness, knownHeads } from '../heads-witness.ts';
 import type { EventRecord, EventSink, SinkReport } from '../sink.ts';
 import {
   createEventFile,
@@ -36,9 +37,15 @@ export interface JsonLinesOptions {
   readonly slowWriteMs?: number;
   /** How long `close` tries to write what is pending. Default 2000. */
   readonly closeMs?: number;
+  /** Where heads are noted besides the heads file; a witness that fails or hangs holds up nothing (R32). */
+  readonly witness?: HeadsWitness | undefined;
+  /** Past this an attempt to note heads with the witness counts as failed. Default 5000; at the end `closeMs`. */
+  readonly witnessMs?: number;
   /** Stands in for write(2) and fdatasync(2), for tests of failing disks. */
   readonly disk?: Disk;
 }
+
+const WITNESS_MS = 5_000;
 
 /**
  * The hash-chained event log (R31). A line is given to the operating system before `write` returns, so a `kill -9`
@@ -53,6 +60,7 @@ export class JsonLinesSink implements EventSink {
   readonly #retryMs: number;
   readonly #closeMs: number;
   readonly #upkeep: NodeJS.Timeout;
+  readonly #handover: HeadsHandover | undefined;
   #syncing: Promise<void> | undefined;
   #syncNext: Promise<void> | undefined;
   /** Rotation, upkeep and the end of the log: one at a time. */
@@ -79,6 +87,9 @@ export class JsonLinesSink implements EventSink {
       slowWriteMs: options.slowWriteMs ?? 50,
       disk: this.#disk,
     });
+    const { witness } = options;
+    this.#handover = witness && new HeadsHandover(file.log, witness, options.witnessMs ?? WITNESS_MS);
+    this.#vouched(file.opening);
     const upkeep = () => void this.maintain().catch((error) => this.#writer.report.failed(error));
     this.#upkeep = setInterval(upkeep, options.headsMs ?? 5_000).unref();
   }
@@ -131,6 +142,8 @@ export class JsonLinesSink implements EventSink {
   maintain(): Promise<void> {
     return this.#inTurn(async () => {
       if (this.#closing !== undefined) return;
+      // What the witness did not take before.
+      this.#handover?.hand();
       const { file, degraded } = this.#writer;
       const head = headOf(file, false);
       const path = join(this.#context.folder, eventFileName(file.number));
@@ -144,6 +157,7 @@ export class JsonLinesSink implements EventSink {
       await this.#disk.sync(file.handle);
       await noteAndRecord(this.#context, file, [head], (json) => this.#writer.append(json));
       this.#notedLine = head.line;
+      this.#vouched(head);
     });
   }
 
@@ -180,7 +194,7 @@ export class JsonLinesSink implements EventSink {
   }
 
   async #rotate(): Promise<void> {
-    const next = await createEventFile(this.#context);
+    const next = await createEventFile(this.#context, this.#writer.file);
     await this.#writer.settle();
     if (this.#writer.pending > 0) return next.handle.close();
     const old = this.#writer.file;
@@ -188,6 +202,7 @@ export class JsonLinesSink implements EventSink {
     const record = { record: 'close', time: timeOf(this.#context.clock), next: next.number } as const;
     const closed = this.#writer.switchTo(next, recordJson(record));
     this.#notedLine = next.chain.line;
+    this.#vouched(next.opening);
     const retiring = this.#retire(old, closed ? headOf(old, true) : lastWhole);
     this.#retiring = retiring;
     retiring.catch((error) => {
@@ -204,6 +219,13 @@ export class JsonLinesSink implements EventSink {
     }
     this.#writer.append(recordJson({ record: 'head', time: timeOf(this.#context.clock), head }));
     await noteAndRecord(this.#context, this.#writer.file, [head], (json) => this.#writer.append(json));
+    this.#vouched(head);
+  }
+
+  /** A head that is on stable storage and in the heads file. */
+  #vouched(head: Head): void {
+    this.#handover?.add(head);
+    this.#handover?.hand();
   }
 
   async #close(): Promise<void> {
@@ -215,7 +237,11 @@ export class JsonLinesSink implements EventSink {
     await Promise.race([this.#writer.settle(), late]);
     clearTimeout(timer);
     this.#writer.stop();
-    await this.#inTurn(() => this.#finish());
+    try {
+      await this.#inTurn(() => this.#finish());
+    } finally {
+      await this.#handover?.close(this.#closeMs);
+    }
   }
 
   async #finish(): Promise<void> {
@@ -232,7 +258,9 @@ export class JsonLinesSink implements EventSink {
         throw new CoupletError('CPL_EVENT_LOG', 'the closing line of the event log could not be written');
       }
       await this.#disk.sync(file.handle);
-      await noteAndRecord(this.#context, file, [headOf(file, true)], () => {});
+      const head = headOf(file, true);
+      await noteAndRecord(this.#context, file, [head], () => {});
+      this.#handover?.add(head);
     } finally {
       await file.handle.close();
     }
@@ -253,5 +281,7 @@ export async function openJsonLinesSink(options: JsonLinesOptions): Promise<Json
   const { folder, clock } = options;
   const context: FolderContext = { folder, clock, key: createChainKey(options.key), boot: newBoot() };
   await prepareFolder(context);
-  return new JsonLinesSink(context, await createEventFile(context), options);
+  const { witness, witnessMs = WITNESS_MS } = options;
+  const witnessed = witness && ((log: string) => knownHeads(log, witness, witnessMs));
+  return new JsonLinesSink(context, await createEventFile(context, undefined, witnessed), options);
 }
