@@ -8,8 +8,9 @@ import { CoupletError } from '../core/errors.ts';
 import { exportAsciicast } from '../recording/asciicast.ts';
 import { dumpBlocks } from '../recording/dump.ts';
 import { indexRecording } from '../recording/indexer.ts';
-import { describe, summarize } from '../recording/info.ts';
+import { describe, type RecordingSummary, summarize, summarizeLines } from '../recording/info.ts';
 import { type InUse, systemGuard, whileUnused } from '../recording/locks.ts';
+import { isRecordingName } from '../recording/naming.ts';
 import { RecordingReader } from '../recording/reader.ts';
 import { repairRecording } from '../recording/repair.ts';
 import { SidecarReader } from '../recording/sidecar.ts';
@@ -34,13 +35,13 @@ export function registerRecording(program: Command, deps: RecordingDeps): void {
   recording
     .command('list')
     .description('one line for each recording, oldest first')
-    .argument('[path...]', 'recordings, or folders of them; default: the configured folder')
+    .argument('[path...]', 'recordings (.mcrec, .jsonl), or folders of them; default: the configured folder')
     .option('--json', 'one line of JSON for each', false)
     .action(async (paths: string[], options: { json: boolean }) =>
       list(paths.length > 0 ? paths : [await deps.recordingsFolder()], options.json, print),
     );
   command('info', 'what a recording holds, as JSON').action((files: string[]) =>
-    each(files, async (file) => print(toSafeJson({ file, ...describe(file) }))),
+    each(files, (file) => info(file, print)),
   );
   command('verify', 'check structure and, with a sidecar, the data; exit status 1 where one is damaged').action(
     (files: string[]) => verify(files, print),
@@ -78,12 +79,14 @@ function named(file: string): string {
   return safeText(file);
 }
 
-/** Every file gets its turn; then the first error is the command's. */
-async function each(files: readonly string[], run: (file: string) => Promise<void>): Promise<void> {
+const isLines = (file: string) => file.endsWith('.jsonl');
+
+/** Every file gets its turn; then the first error is the command's. `takesLines`: also messenger recordings. */
+async function each(files: readonly string[], run: (file: string) => Promise<void>, takesLines = false): Promise<void> {
   const errors: CoupletError[] = [];
   for (const file of files) {
     try {
-      if (file.endsWith('.jsonl')) {
+      if (isLines(file) && !takesLines) {
         const text = 'a messenger recording, lines of JSON to be read as text; this command takes .mcrec files';
         throw new CoupletError('CPL_RECORDING_FILE', `${file}: ${text}`);
       }
@@ -106,16 +109,17 @@ function recordingsIn(path: string): string[] {
     throw new CoupletError('CPL_RECORDING_FILE', `${path}: no such file or folder`, { cause });
   }
   if (!isFolder) return [path];
-  const names = readdirSync(path).filter((name) => name.endsWith('.mcrec'));
+  const names = readdirSync(path).filter((name) => name.endsWith('.mcrec') || (isLines(name) && isRecordingName(name)));
   return names.sort().map((name) => join(path, name));
 }
 
 async function list(paths: readonly string[], json: boolean, print: Print): Promise<void> {
-  const summaries: ({ file: string } & ReturnType<typeof summarize>)[] = [];
+  const summaries: ({ file: string } & RecordingSummary)[] = [];
   try {
-    await each(paths.flatMap(recordingsIn), async (file) => {
-      summaries.push({ file, ...summarize(file) });
-    });
+    const run = async (file: string) => {
+      summaries.push({ file, ...(isLines(file) ? summarizeLines(file) : summarize(file)) });
+    };
+    await each(paths.flatMap(recordingsIn), run, true);
   } finally {
     for (const one of summaries.sort((a, b) => a.startMs - b.startMs)) {
       await print(json ? toSafeJson(one) : listLine(one));
@@ -123,12 +127,28 @@ async function list(paths: readonly string[], json: boolean, print: Print): Prom
   }
 }
 
-function listLine(one: { file: string } & ReturnType<typeof summarize>): string {
+async function info(file: string, print: Print): Promise<void> {
+  const told = describe(file);
+  if (told.fault !== undefined) throw new CoupletError('CPL_RECORDING_FILE', `${file}: no recording: ${told.fault}`);
+  await print(toSafeJson({ file, ...told }));
+}
+
+function listLine(one: { file: string } & RecordingSummary): string {
   const start = new Date(one.startMs).toISOString();
-  const state = one.fault ?? (one.indexed ? 'indexed' : one.finished ? 'finished' : 'unfinished');
+  const state = one.fault ?? (one.form === 'jsonl' ? linesState(one) : blocksState(one));
   return safeText(
     `${one.file}: ${start}, ${one.bytes} bytes, protocol ${one.protocol}, user ${one.user || '-'}, device ${one.device || '-'}, ${state}`,
   );
+}
+
+function blocksState({ indexed, finished }: RecordingSummary): string {
+  if (indexed) return 'indexed';
+  return finished ? 'finished' : 'unfinished';
+}
+
+// Nothing marks their end.
+function linesState({ finished }: RecordingSummary): string {
+  return finished ? 'messages' : 'messages, the last line is torn';
 }
 
 function verify(files: readonly string[], print: Print): Promise<void> {

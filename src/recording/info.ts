@@ -1,18 +1,25 @@
+import { closeSync, fstatSync } from 'node:fs';
+import { basename } from 'node:path';
+import { openRegularFile, readFully, realFs } from './file-system.ts';
 import { blockFlag, blockType, protocolOf } from './format.ts';
+import { type RecordingForm, startOfName } from './naming.ts';
 import { RecordingReader } from './reader.ts';
 
 /** What a recording's beginning and end tell, without a walk. */
 export interface RecordingSummary {
+  /** `jsonl`: a messenger session as lines of JSON. */
+  readonly form: RecordingForm;
   readonly bytes: number;
+  /** It has its end block; of a messenger recording: its last line is whole. */
   readonly finished: boolean;
   readonly indexed: boolean;
   readonly protocol: number;
   readonly sessionId: string;
   readonly user: string;
   readonly device: string;
-  /** TIME of the header block, milliseconds since 1970-01-01 UTC; 0 where there is none. */
+  /** TIME of the header block, else the start in the file's name, milliseconds since 1970-01-01 UTC; 0: unknown. */
   readonly startMs: number;
-  /** What is wrong with the header block. */
+  /** What is wrong with the header block or the first line: it may be no recording. */
   readonly fault?: string;
 }
 
@@ -28,6 +35,7 @@ export function summarize(path: string): RecordingSummary {
     const finish = reader.finish();
     const known = typeof header === 'string' ? undefined : header;
     return {
+      form: 'mcrec',
       bytes: reader.size,
       finished: finish !== undefined,
       indexed: finish?.indexed === true,
@@ -40,6 +48,38 @@ export function summarize(path: string): RecordingSummary {
     };
   } finally {
     reader.close();
+  }
+}
+
+/** The beginning of a messenger recording's line, as text-line.ts writes it. */
+const firstLine = /^\{"time":(\d{1,15}),"from":("(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"),"text":"/;
+const firstLineBytes = 4096;
+
+/** The same of a messenger recording: its size, its name, the beginning of its first line and its last byte. */
+export function summarizeLines(path: string): RecordingSummary {
+  const fd = openRegularFile(path);
+  try {
+    const { size } = fstatSync(fd);
+    const bytes = Buffer.alloc(firstLineBytes);
+    const beginning = bytes.toString('utf8', 0, readFully(realFs, fd, bytes, 0));
+    const last = Buffer.alloc(1);
+    const endsWhole = size === 0 || (readFully(realFs, fd, last, size - 1) === 1 && last.toString() === '\n');
+    const first = firstLine.exec(beginning);
+    const [, time = '0', from = '""'] = first ?? [];
+    return {
+      form: 'jsonl',
+      bytes: size,
+      finished: endsWhole,
+      indexed: false,
+      protocol: 200,
+      sessionId: '',
+      user: textOf(JSON.parse(from)),
+      device: '',
+      startMs: startOfName(basename(path)) ?? Number(time),
+      ...(size > 0 && first === null && { fault: 'the first line is no message' }),
+    };
+  } finally {
+    closeSync(fd);
   }
 }
 

@@ -1,10 +1,11 @@
 import { accessSync, constants, statSync } from 'node:fs';
 import type { MessagePort } from 'node:worker_threads';
 import { CoupletError } from '../core/errors.ts';
-import { errorCode, type RecordingFs, realFs } from './file-system.ts';
+import { type CatalogQuery, findInCatalog, listCatalog } from './catalog-entry.ts';
+import { errorCode, isMissing, type RecordingFs, realFs } from './file-system.ts';
 import type { indexRecording } from './indexer.ts';
-import { type FileGuard, type InUse, whileUnused } from './locks.ts';
-import { type RetentionLimits, type SweepResult, sweepRecordings } from './retention.ts';
+import { type FileGuard, type InUse, type TryLock, whileUnused } from './locks.ts';
+import { deleteUnused, type RetentionLimits, type SweepResult, sweepRecordings } from './retention.ts';
 import { type SalvageResult, salvageFolder } from './salvage.ts';
 
 /** What the main thread sends: one job after the reply to the one before; `end`: end the thread. */
@@ -12,7 +13,10 @@ export type Job =
   | { readonly kind: 'salvage'; readonly folders: readonly string[] }
   | { readonly kind: 'sweep'; readonly folder: string; readonly limits: RetentionLimits }
   | { readonly kind: 'index'; readonly path: string }
-  | { readonly kind: 'check'; readonly folders: readonly string[] };
+  | { readonly kind: 'check'; readonly folders: readonly string[] }
+  | ({ readonly kind: 'list' } & CatalogQuery)
+  | { readonly kind: 'find'; readonly folders: readonly string[]; readonly file: string; readonly domain?: string }
+  | { readonly kind: 'delete'; readonly path: string };
 
 export type JobRequest = Job | { readonly kind: 'end' };
 
@@ -38,8 +42,11 @@ const maxResultsOnTheWay = 64;
 
 export type IndexOutcome = ReturnType<typeof indexRecording> | InUse;
 
+/** `in-use`: somebody records into it, reads it or works on it. */
+export type DeleteOutcome = 'deleted' | 'in-use' | 'missing';
+
 export interface JobTools {
-  readonly guard: FileGuard;
+  readonly guard: FileGuard & { readonly tryLockShared: TryLock };
   readonly index: typeof indexRecording;
 }
 
@@ -114,10 +121,25 @@ class JobRunner {
         return this.#sendAll(sweepRecordings({ ...job, guard, fs: this.#fs }));
       case 'check':
         return job.folders.map(folderFault).find((fault) => fault !== '') ?? '';
+      case 'list':
+        return listCatalog(job, guard, this.#fs);
+      case 'find':
+        return findInCatalog(job.folders, job.file, job.domain, guard, this.#fs);
+      case 'delete':
+        return this.#delete(job.path);
       case 'index': {
         const options = { noFollow: true, fs: this.#fs };
         return whileUnused(job.path, guard, () => this.#tools.index(job.path, options), options);
       }
+    }
+  }
+
+  #delete(path: string): DeleteOutcome {
+    try {
+      return deleteUnused(path, this.#tools.guard, this.#fs) ? 'deleted' : 'in-use';
+    } catch (error) {
+      if (isMissing(error)) return 'missing';
+      throw error;
     }
   }
 

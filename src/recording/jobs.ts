@@ -1,7 +1,16 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { CoupletError } from '../core/errors.ts';
-import { control, describeJob, type IndexOutcome, type Job, type JobReply, type JobRequest } from './job-runner.ts';
+import type { CatalogEntry, CatalogPage, CatalogQuery } from './catalog-entry.ts';
+import {
+  control,
+  type DeleteOutcome,
+  describeJob,
+  type IndexOutcome,
+  type Job,
+  type JobReply,
+  type JobRequest,
+} from './job-runner.ts';
 import { freshMs } from './locks.ts';
 import type { RetentionLimits, SweepReport, SweepResult } from './retention.ts';
 import type { SalvageResult } from './salvage.ts';
@@ -99,6 +108,22 @@ export class RecordingJobs {
   /** Why no recording can be made in one of the folders; empty: in all of them one can. */
   check(folders: readonly string[]): Promise<string> {
     return this.#add(this.#others, { kind: 'check', folders }, () => undefined) as Promise<string>;
+  }
+
+  /** One page of the recordings in some folders. */
+  list(query: CatalogQuery): Promise<CatalogPage> {
+    return this.#add(this.#others, { kind: 'list', ...query }, () => undefined) as Promise<CatalogPage>;
+  }
+
+  /** One recording by its name; `undefined` where there is none in this domain. */
+  find(folders: readonly string[], file: string, domain?: string): Promise<CatalogEntry | undefined> {
+    const job: Job = { kind: 'find', folders, file, ...(domain !== undefined && { domain }) };
+    return this.#add(this.#others, job, () => undefined) as Promise<CatalogEntry | undefined>;
+  }
+
+  /** Deletes a recording and its sidecar, unless it is in use. */
+  delete(path: string): Promise<DeleteOutcome> {
+    return this.#add(this.#others, { kind: 'delete', path }, () => undefined) as Promise<DeleteOutcome>;
   }
 
   /** Resolves when no recording waits for its index any more; after `withinMs` at the latest. */

@@ -39,6 +39,12 @@ export async function systemGuard(): Promise<FileGuard> {
   return { tryLock: (fd) => tryLockFile(fd, 'exclusive'), clock: systemClock };
 }
 
+/** How whoever only reads a file holds it: goes with other readers, not with a recorder, repair, indexer or sweep. */
+export async function systemSharedLock(): Promise<TryLock> {
+  const { tryLockFile } = await import('../native/file-lock.ts');
+  return (fd) => tryLockFile(fd, 'shared');
+}
+
 export interface WhileUnusedOptions {
   readonly noFollow?: boolean;
   readonly fs?: RecordingFs;

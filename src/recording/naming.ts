@@ -37,6 +37,15 @@ export function isRecordingName(name: string): boolean {
   return recordingName.test(name);
 }
 
+const startInName = /^relaysession(?:-.*?)?-(\d{4})-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-/;
+
+/** Start of the session by the name of its recording, milliseconds since 1970-01-01 UTC; `undefined`: it tells none. */
+export function startOfName(name: string): number | undefined {
+  const [, ...fields] = startInName.exec(name) ?? [];
+  const [year = 0, month = 0, day = 0, hour = 0, minute = 0, second = 0] = fields.map(Number);
+  return fields.length === 0 ? undefined : Date.UTC(year, month - 1, day, hour, minute, second);
+}
+
 /** One `_` for each character that a name may not have; a pair of surrogates is one character. */
 function clean(text: string): string {
   return text.replaceAll(/[^A-Za-z0-9._-]/gu, '_');

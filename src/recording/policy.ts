@@ -33,18 +33,24 @@ export interface SessionToRecord {
   readonly domain: string;
   /** The user's id; `undefined`: no user is known. */
   readonly userId: string | undefined;
-  readonly nodeId: string | undefined;
   /** What the two halves say [R3]: one that is recorded is enough. */
   readonly protocols: readonly number[];
   /** Recorded as text: its id makes it a messenger session [R13], not what a half says. */
   readonly messenger: boolean;
 }
 
-/** Who belongs to what; answered by the directory, and with "no" where there is none. */
-export interface Membership {
-  userIsIn(userId: string, userGroupId: string): boolean;
-  deviceIsIn(nodeId: string, deviceGroupId: string): boolean;
+/** What the directory knows of a session's user and device. */
+export interface KnownParties {
+  readonly userGroupIds: readonly string[];
+  /** Empty where the device is not known; so is its name. */
+  readonly deviceGroupId: string;
+  readonly deviceName: string;
+  /** The domain's own selection, in place of the configured one. */
+  readonly selection?: RecordingSelection | undefined;
 }
+
+/** Where there is no directory nobody is in a group. */
+export const unknownParties: KnownParties = { userGroupIds: [], deviceGroupId: '', deviceName: '' };
 
 export type RecordingDecision =
   | {
@@ -69,16 +75,16 @@ export function settingsOf(options: RecordingOptions, domain: string): Recording
 export function decideRecording(
   options: RecordingOptions,
   session: SessionToRecord,
-  membership: Membership,
+  parties: KnownParties,
 ): RecordingDecision {
   const { mode, folder, protocols, index, selection } = settingsOf(options, session.domain);
   if (mode === 'off') return { record: false, why: 'off' };
-  const { userId, nodeId } = session;
+  const { userId } = session;
   if (userId === undefined) return { record: false, why: 'no-user' };
   if (protocols !== undefined && !session.protocols.some((protocol) => protocols.includes(protocol))) {
     return { record: false, why: 'protocol' };
   }
-  if (!isSelected(selection, userId, nodeId, membership)) return { record: false, why: 'not-selected' };
+  if (!isSelected(parties.selection ?? selection, userId, parties)) return { record: false, why: 'not-selected' };
   const form = session.messenger ? 'jsonl' : 'mcrec';
   return { record: true, mode, folder, index, form };
 }
@@ -86,12 +92,10 @@ export function decideRecording(
 function isSelected(
   selection: RecordingSelection | undefined,
   userId: string,
-  nodeId: string | undefined,
-  membership: Membership,
+  { userGroupIds, deviceGroupId }: KnownParties,
 ): boolean {
   const { users, userGroups, deviceGroups } = selection ?? {};
   if (users === undefined && userGroups === undefined && deviceGroups === undefined) return true;
-  if (users?.includes(userId)) return true;
-  if (userGroups?.some((group) => membership.userIsIn(userId, group))) return true;
-  return nodeId !== undefined && deviceGroups?.some((group) => membership.deviceIsIn(nodeId, group)) === true;
+  if (users?.includes(userId) || deviceGroups?.includes(deviceGroupId)) return true;
+  return userGroups?.some((group) => userGroupIds.includes(group)) === true;
 }

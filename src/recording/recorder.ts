@@ -11,7 +11,14 @@ import {
 import { errorCode } from './file-system.ts';
 import { SESSION_MAGIC } from './format.ts';
 import { recordingFileName } from './naming.ts';
-import { decideRecording, type Membership, type RecordingDecision, type RecordingOptions } from './policy.ts';
+import {
+  decideRecording,
+  type KnownParties,
+  type RecordingDecision,
+  type RecordingOptions,
+  type SessionToRecord,
+  unknownParties,
+} from './policy.ts';
 import { type Parties, SessionFile } from './session-file.ts';
 
 interface RecordedHalf {
@@ -66,7 +73,8 @@ export interface RecordingObserver<S> {
 export interface SessionRecorderOptions<S> {
   /** Read when a session starts. */
   settings(): RecordingOptions & { readonly sidecar: boolean; readonly startMs: number };
-  readonly membership: Membership;
+  /** Asks the directory; absent: there is none. */
+  readonly parties?: (session: S) => Promise<KnownParties>;
   readonly observer: RecordingObserver<S>;
   /** Resolves when the events emitted so far are on the disk (R32); asked in strict mode. */
   eventsDurable(): Promise<void>;
@@ -75,8 +83,11 @@ export interface SessionRecorderOptions<S> {
   readonly software: string;
 }
 
-/** Reasons of a failure besides names of errors: no answer in `startMs`; the start event could not be made durable. */
-export const startFailures = ['start-timeout', 'events'] as const;
+/**
+ * Reasons of a failure besides names of errors: no answer in `startMs`; the start event could not be made durable; the
+ * directory could not be asked whether the session is to be recorded.
+ */
+export const startFailures = ['start-timeout', 'events', 'directory'] as const;
 
 type Decision = Extract<RecordingDecision, { record: true }>;
 type Started = SessionFile | 'unrecorded' | 'refused';
@@ -146,18 +157,16 @@ export class SessionRecorder<S extends RecordedSession> {
    */
   begin(session: S): Promise<Started> | undefined {
     const messenger = session.id.startsWith('meshmessenger/');
-    const decision = decideRecording(
-      this.#options.settings(),
-      {
-        domain: session.domain,
-        userId: session.userid === '' ? undefined : session.userid,
-        nodeId: session.nodeid === '' ? undefined : session.nodeid,
-        protocols: messenger ? [messengerProtocol] : [session.user.protocol, session.device.protocol],
-        messenger,
-      },
-      this.#options.membership,
-    );
-    return decision.record ? this.#begin(session, decision) : undefined;
+    const question: SessionToRecord = {
+      domain: session.domain,
+      userId: session.userid === '' ? undefined : session.userid,
+      protocols: messenger ? [messengerProtocol] : [session.user.protocol, session.device.protocol],
+      messenger,
+    };
+    // Who is selected the directory tells; what is not recorded anyway does not wait for it.
+    const knows = this.#options.parties === undefined ? unknownParties : { ...unknownParties, selection: {} };
+    const decision = decideRecording(this.#options.settings(), question, knows);
+    return decision.record ? this.#begin(session, question, decision) : undefined;
   }
 
   /** Resolves when every file is closed; after `withinMs` at the latest, then false. */
@@ -176,8 +185,7 @@ export class SessionRecorder<S extends RecordedSession> {
     this.#unsubscribe();
   }
 
-  async #begin(session: S, decision: Decision): Promise<Started> {
-    this.begun++;
+  async #begin(session: S, question: SessionToRecord, decision: Decision): Promise<Started> {
     const { startMs } = this.#options.settings();
     const attempt: Attempt = { over: false, file: undefined };
     let timer: NodeJS.Timeout | undefined;
@@ -185,7 +193,10 @@ export class SessionRecorder<S extends RecordedSession> {
       const late = new Promise<never>((_, reject) => {
         timer = setTimeout(() => reject(new Failure('start-timeout', false)), startMs);
       });
-      const file = await Promise.race([this.#start(session, decision, attempt), late]);
+      const parties = await Promise.race([this.#parties(session), late]);
+      if (!decideRecording(this.#options.settings(), question, parties).record) return 'unrecorded';
+      this.begun++;
+      const file = await Promise.race([this.#start(session, decision, parties, attempt), late]);
       const open = this.#open.get(file.handle);
       if (file.failure !== '' || open === undefined) throw new Failure(file.failure, true);
       open.running = true;
@@ -206,9 +217,19 @@ export class SessionRecorder<S extends RecordedSession> {
     }
   }
 
-  async #start(session: S, decision: Decision, attempt: Attempt): Promise<SessionFile> {
-    const file = await this.#openFile(session, decision, attempt);
-    if (decision.form === 'mcrec') recorderWriteHeader(file.handle, this.#header(session, file.handle));
+  async #parties(session: S): Promise<KnownParties> {
+    try {
+      return (await this.#options.parties?.(session)) ?? unknownParties;
+    } catch (cause) {
+      throw new Failure('directory', false, cause);
+    }
+  }
+
+  async #start(session: S, decision: Decision, parties: KnownParties, attempt: Attempt): Promise<SessionFile> {
+    const file = await this.#openFile(session, decision, parties.deviceName, attempt);
+    if (decision.form === 'mcrec') {
+      recorderWriteHeader(file.handle, this.#header(session, parties.deviceName, file.handle));
+    }
     if (decision.mode === 'strict') {
       await Promise.all([this.#durable(file), this.#eventsDurable()]);
     }
@@ -216,7 +237,7 @@ export class SessionRecorder<S extends RecordedSession> {
   }
 
   /** R34: under the first name that is free. */
-  async #openFile(session: S, decision: Decision, attempt: Attempt): Promise<SessionFile> {
+  async #openFile(session: S, decision: Decision, deviceName: string, attempt: Attempt): Promise<SessionFile> {
     const { clock } = this.#options;
     const lines = decision.form === 'jsonl';
     const strict = decision.mode === 'strict';
@@ -225,7 +246,7 @@ export class SessionRecorder<S extends RecordedSession> {
       domain: session.domain,
       startMs: clock.nowMs(),
       userName: session.username,
-      deviceName: undefined,
+      deviceName,
       sessionId: session.id,
       form: decision.form,
     };
@@ -280,7 +301,7 @@ export class SessionRecorder<S extends RecordedSession> {
     });
   }
 
-  #header(session: S, handle: number): string {
+  #header(session: S, deviceName: string, handle: number): string {
     const startNs = recorderStartNs(handle);
     return JSON.stringify({
       magic: SESSION_MAGIC,
@@ -293,6 +314,7 @@ export class SessionRecorder<S extends RecordedSession> {
       time: new Date(Number(startNs / 1_000_000n)).toISOString(),
       protocol: session.protocol,
       nodeid: session.nodeid === '' ? undefined : session.nodeid,
+      devicename: deviceName === '' ? undefined : deviceName,
       startNs: startNs.toString(),
       clock: 'CLOCK_REALTIME at the start, CLOCK_MONOTONIC from then on',
       software: this.#options.software,

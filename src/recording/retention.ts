@@ -88,8 +88,11 @@ export function* sweepRecordings(options: SweepOptions): Generator<SweepResult, 
   return { deleted, failed, count, bytes };
 }
 
-/** False where it is in use. */
-function deleteUnused(path: string, guard: FileGuard, io: RecordingFs): boolean {
+/**
+ * Deletes a recording and its sidecar; false where it is in use.
+ * @throws CoupletError `CPL_RECORDING_FILE`, and what the disk throws
+ */
+export function deleteUnused(path: string, guard: FileGuard, io: RecordingFs): boolean {
   const work = () => {
     // The sidecar first: killed in between, the next sweep still finds the recording.
     unlinkIfThere(io, sidecarPath(path));

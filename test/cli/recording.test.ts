@@ -5,7 +5,9 @@ import { test } from 'node:test';
 import { Command } from 'commander';
 import { registerRecording } from '../../src/cli/recording.ts';
 import { encodeEnd } from '../../src/recording/format.ts';
+import { textLine } from '../../src/recording/text-line.ts';
 import { headerBlock, incumbent, incumbentFile, temporaryFolder } from '../recording/support.ts';
+import { couplet } from '../support/serve.ts';
 
 async function run(...args: string[]): Promise<{ lines: string[]; error: (Error & { code: string }) | undefined }> {
   const lines: string[] = [];
@@ -73,6 +75,57 @@ test('[M7] couplet recording index, info and list', async (t) => {
   writeFileSync(path, cut);
   assert.match((await run('index', path)).error!.message, /offset 359: .*repair comes first/);
   assert.deepEqual(readFileSync(path), cut);
+});
+
+test('[R34] couplet recording list shows messenger recordings among the others, oldest first', async (t) => {
+  const folder = temporaryFolder(t);
+  copyFileSync(incumbentFile, join(folder, 'relaysession-2020-01-01-00-00-00-a.mcrec'));
+  const line = textLine({ time: 1_600_000_000_123, from: 'user//al "ice"\u202e', text: 'x'.repeat(10_000) });
+  const early = join(folder, 'relaysession-d-2001-02-03-04-05-06-alice-bob-meshmessenger_user__alice_user__bob.jsonl');
+  writeFileSync(early, line + line);
+  const torn = join(folder, 'relaysession-2099-01-01-00-00-00-x.jsonl');
+  writeFileSync(torn, line + line.slice(0, -1));
+  writeFileSync(join(folder, 'events-00000001.jsonl'), '{}\n');
+  const { lines, error } = await run('list', folder);
+  assert.equal(error, undefined);
+  assert.equal(lines.length, 3);
+  const said = `2001-02-03T04:05:06.000Z, ${2 * Buffer.byteLength(line)} bytes, protocol 200, user user//al "ice"`;
+  assert.ok(lines[0]!.startsWith(`${early}: ${said}`), lines[0]);
+  assert.match(lines[0]!, /, device -, messages$/);
+  assert.doesNotMatch(lines[0]!, /\u202e/);
+  assert.match(lines[1]!, /\.mcrec: .*, finished$/);
+  assert.ok(lines[2]!.startsWith(torn));
+  assert.match(lines[2]!, /, messages, the last line is torn$/);
+  const shown = JSON.parse((await run('list', '--json', torn)).lines[0]!);
+  assert.deepEqual(
+    [shown.form, shown.finished, shown.protocol, shown.user, shown.startMs],
+    ['jsonl', false, 200, 'user//al "ice"\u202e', Date.UTC(2099, 0, 1)],
+  );
+  const renamed = join(folder, 'chat.jsonl');
+  writeFileSync(renamed, line);
+  assert.equal(JSON.parse((await run('list', '--json', renamed)).lines[0]!).startMs, 1_600_000_000_123);
+  writeFileSync(renamed, '');
+  assert.match((await run('list', renamed)).lines[0]!, /, 0 bytes, .*, messages$/);
+  for (const junk of ['junk', '{"time":1,"from":"\\x","text":"', '{"time":1,"from":"a']) {
+    writeFileSync(renamed, junk);
+    assert.match((await run('list', renamed)).lines[0]!, /, the first line is no message$/);
+  }
+});
+
+test('[M10] couplet recording info fails with one line on what is no recording, and only on that', async (t) => {
+  const path = join(temporaryFolder(t), 'a.mcrec');
+  for (const junk of ['', 'junk', 'x'.repeat(5000), Buffer.alloc(64), incumbent.subarray(20)]) {
+    writeFileSync(path, junk);
+    const { lines, error } = await run('info', path);
+    assert.deepEqual(lines, []);
+    assert.equal(error?.code, 'CPL_RECORDING_FILE');
+    assert.match(error.message, /^[^\n]*a\.mcrec: no recording: [^\n]+$/);
+    const { code, stdout, stderr } = await couplet(['recording', 'info', path]);
+    assert.deepEqual([code, stdout], [1, '']);
+    assert.match(stderr, /^[^\n]*a\.mcrec: no recording: [^\n]+\n$/);
+  }
+  writeFileSync(path, incumbent.subarray(0, 366));
+  assert.equal(JSON.parse((await run('info', path)).lines[0]!).state, 'torn');
 });
 
 test('[M10] couplet recording dump prints what can be read and fails where it ends', async (t) => {

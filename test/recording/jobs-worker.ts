@@ -35,4 +35,5 @@ const crashing = {
   postMessage: (reply: unknown) => port.postMessage(reply),
   close: () => port.close(),
 } as MessagePort;
-serveJobs(crashing, workerData, { guard: guardWith((path) => basename(path).includes('locked')), index });
+const guard = guardWith((path) => basename(path).includes('locked'));
+serveJobs(crashing, workerData, { guard: { ...guard, tryLockShared: guard.tryLock }, index });

@@ -1,15 +1,16 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { decideRecording, type RecordingOptions, settingsOf } from '../../src/recording/policy.ts';
+import { decideRecording, type KnownParties, type RecordingOptions, settingsOf } from '../../src/recording/policy.ts';
 
 const options: RecordingOptions = { mode: 'best-effort', folder: '/r', index: true };
-const session = { domain: '', userId: 'user//ann', nodeId: 'node//pc', protocols: [1], messenger: false };
-const membership = {
-  userIsIn: (user: string, group: string) => user === 'user//ann' && group === 'ugrp//admins',
-  deviceIsIn: (node: string, group: string) => node === 'node//pc' && group === 'mesh//office',
-};
-const why = (o: Partial<RecordingOptions>, s: Partial<typeof session> | { userId: undefined } = {}) => {
-  const decision = decideRecording({ ...options, ...o }, { ...session, ...s }, membership);
+const session = { domain: '', userId: 'user//ann', protocols: [1], messenger: false };
+const parties: KnownParties = { userGroupIds: ['ugrp//admins'], deviceGroupId: 'mesh//office', deviceName: 'pc' };
+const why = (
+  o: Partial<RecordingOptions>,
+  s: Partial<typeof session> | { userId: undefined } = {},
+  known: Partial<KnownParties> = {},
+) => {
+  const decision = decideRecording({ ...options, ...o }, { ...session, ...s }, { ...parties, ...known });
   return decision.record ? decision.form : decision.why;
 };
 
@@ -38,6 +39,14 @@ test('[R33] the selection: users, user groups, device groups; one match is enoug
   assert.equal(why({ selection: { userGroups: ['ugrp//other'] } }), 'not-selected');
   assert.equal(why({ selection: { deviceGroups: ['mesh//office'] } }), 'mcrec');
   assert.equal(why({ selection: { deviceGroups: ['mesh//home'] } }), 'not-selected');
+  const nobody = { userGroupIds: [], deviceGroupId: '', deviceName: '' };
+  assert.equal(why({ selection: { userGroups: ['ugrp//admins'] } }, {}, nobody), 'not-selected', 'without a directory');
+});
+
+test("[R33] a domain's own selection in the directory takes the place of the configured one", () => {
+  const selection = { users: ['user//bob'] };
+  assert.equal(why({ selection: { users: ['user//ann'] } }, {}, { selection }), 'not-selected');
+  assert.equal(why({ selection }, {}, { selection: { userGroups: ['ugrp//admins'] } }), 'mcrec');
 });
 
 test('[R33] a domain overrides mode, folder, protocols and index, and nothing of another domain', () => {
@@ -51,6 +60,6 @@ test('[R33] a domain overrides mode, folder, protocols and index, and nothing of
   for (const domain of ['', 'constructor', 'other']) {
     assert.deepEqual(settingsOf(given, domain), { ...options, protocols: [1] });
   }
-  const decision = decideRecording(given, { ...session, domain: 'corp', protocols: [5] }, membership);
+  const decision = decideRecording(given, { ...session, domain: 'corp', protocols: [5] }, parties);
   assert.deepEqual(decision, { record: true, mode: 'strict', folder: '/corp', index: false, form: 'mcrec' });
 });

@@ -5,7 +5,7 @@ import { test } from 'node:test';
 import { type Clock, systemClock } from '../../src/core/clock.ts';
 import { blockType } from '../../src/recording/format.ts';
 import { recordingFileName } from '../../src/recording/naming.ts';
-import type { RecordingMode } from '../../src/recording/policy.ts';
+import type { KnownParties, RecordingMode } from '../../src/recording/policy.ts';
 import { RecordingReader } from '../../src/recording/reader.ts';
 import { type RecordedSession, type RecordingObserver, SessionRecorder } from '../../src/recording/recorder.ts';
 import type { SessionFile } from '../../src/recording/session-file.ts';
@@ -33,7 +33,7 @@ type Told = readonly [what: string, ...more: unknown[]];
 function recorderIn(
   folder: string,
   mode: RecordingMode,
-  more: { eventsDurable?: () => Promise<void>; openMs?: number } = {},
+  more: { eventsDurable?: () => Promise<void>; openMs?: number; parties?: () => Promise<KnownParties> } = {},
 ): { recorder: SessionRecorder<RecordedSession>; told: Told[] } {
   const told: Told[] = [];
   const observer: RecordingObserver<RecordedSession> = {
@@ -43,7 +43,7 @@ function recorderIn(
   };
   const recorder = new SessionRecorder<RecordedSession>({
     settings: () => ({ mode, folder, index: true, sidecar: true, startMs: more.openMs ?? 10_000 }),
-    membership: { userIsIn: () => false, deviceIsIn: () => false },
+    ...(more.parties && { parties: more.parties }),
     observer,
     eventsDurable: more.eventsDurable ?? (() => Promise.resolve()),
     clock,
@@ -221,5 +221,47 @@ test('[R32] [R35] strict: an event log that cannot be written, or a start that t
     assert.equal(what, 'failed');
     assert.equal((failure as { reason: string }).reason, reason);
     assert.deepEqual([...recorder.failures], [[reason, 1]]);
+  }
+});
+
+test('[R33] [R34] [M2] what the directory knows names the file and says who is selected', async (t) => {
+  const folder = temporaryFolder(t);
+  const known: KnownParties = { userGroupIds: ['ugrp//audit'], deviceGroupId: 'mesh//lab', deviceName: '../Bühne\n1' };
+  const { recorder } = recorderIn(folder, 'strict', { parties: async () => known });
+  t.after(() => recorder.release());
+  const file = asFile(await recorder.begin(session));
+  assert.match(file.file, /-ann-\.\._B_hne_1-abc\.mcrec$/);
+  file.close();
+  const selects = (selection: object) =>
+    recorderIn(folder, 'strict', { parties: async () => ({ ...known, selection }) });
+  const others = selects({ userGroups: ['ugrp//others'] });
+  t.after(() => others.recorder.release());
+  assert.equal(await others.recorder.begin(session), 'unrecorded');
+  const ours = selects({ deviceGroups: ['mesh//lab'] });
+  t.after(() => ours.recorder.release());
+  asFile(await ours.recorder.begin(session)).close();
+  for (const { recorder: each } of [{ recorder }, others, ours]) assert.equal(await each.allClosed(10_000), true);
+  assert.deepEqual([others.told, others.recorder.begun], [[], 0], 'not selected is no failure');
+  const reader = RecordingReader.open(join(folder, file.file));
+  t.after(() => reader.close());
+  const [first] = reader.blocks();
+  assert.equal(JSON.parse(first!.data.toString()).devicename, known.deviceName);
+});
+
+test('[R33] [R35] a directory that does not answer is a failed recording: strict refuses, best-effort goes on', async (t) => {
+  for (const [mode, expected] of [
+    ['strict', 'refused'],
+    ['best-effort', 'unrecorded'],
+  ] as const) {
+    const { recorder, told } = recorderIn(temporaryFolder(t), mode, {
+      parties: () => Promise.reject(new Error('gone')),
+    });
+    t.after(() => recorder.release());
+    assert.equal(await recorder.begin(session), expected);
+    assert.deepEqual(
+      told.map(([what, facts]) => [what, (facts as { reason: string }).reason]),
+      [['failed', 'directory']],
+    );
+    assert.equal(recorder.failures.get('directory'), 1);
   }
 });
