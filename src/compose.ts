@@ -1,36 +1,44 @@
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { Events } from './audit/events.ts';
-import type { EventSink } from './audit/sink.ts';
-import { openJsonLinesSink } from './audit/sinks/json-lines.ts';
-import { createLogSink } from './audit/sinks/log.ts';
+import type { Events } from './audit/events.ts';
+import type { EventRecord } from './audit/sink.ts';
+import { LiveEvents } from './audit/sinks/live.ts';
 import { Admitter } from './auth/admission.ts';
-import { LoginKey } from './auth/keys.ts';
+import { CookieSealer } from './auth/cookie.ts';
 import { SingleUseFile } from './auth/single-use.ts';
+import { ApiServer } from './compose/api.ts';
 import { Counters } from './compose/counters.ts';
 import { Decider } from './compose/decide.ts';
+import { Devices } from './compose/devices.ts';
+import { openEvents } from './compose/event-log.ts';
+import { lockFolder } from './compose/folder-lock.ts';
 import type { RelayHooks } from './compose/hooks.ts';
+import { type Counting, metricSources } from './compose/metric-sources.ts';
 import { observe } from './compose/observe.ts';
+import { observeRouting } from './compose/observe-routing.ts';
 import { choosePath, tlsFiles } from './compose/path.ts';
-import { Recordings } from './compose/recordings.ts';
+import { allFolders, Recordings } from './compose/recordings.ts';
+import { Rest } from './compose/rest.ts';
+import { loginKeyOf, relaySettings } from './compose/settings.ts';
 import type { LoadedConfig } from './config/load.ts';
 import { planReload } from './config/reload.ts';
 import type { Config } from './config/schema.ts';
 import { parseListen } from './config/setting.ts';
 import { type Clock, systemClock } from './core/clock.ts';
 import type { CoupletError } from './core/errors.ts';
-import { ensureFolder, ensureSecretFile } from './core/lifecycle.ts';
+import { ensureFolder } from './core/lifecycle.ts';
 import type { LogHandle } from './core/logger.ts';
 import { packageVersion } from './core/version.ts';
+import type { Directory } from './directory/directory.ts';
 import { type MetricsServer, serveMetrics } from './metrics/http.ts';
 import { createRelayMetrics, type RelayMetrics } from './metrics/relay-metrics.ts';
 import type { Forwarder } from './relay/forwarder.ts';
 import { NativeForwarder } from './relay/native-forwarder.ts';
 import { PortableForwarder } from './relay/portable-forwarder.ts';
-import { Relay, type RelaySettings } from './relay/relay.ts';
+import { Relay } from './relay/relay.ts';
 import { TrustedProxies } from './server/address.ts';
+import { registerAgents } from './server/agent-endpoint.ts';
 import { checkCertificate, Listener } from './server/app.ts';
-import { DescriptorWatch } from './server/descriptor-watch.ts';
 import { registerHttp } from './server/http.ts';
 import { RelayEndpoint } from './server/relay-endpoint.ts';
 
@@ -49,18 +57,6 @@ export interface Surroundings {
   readonly clock?: Clock;
 }
 
-/** `relay.*` and what else of the configuration the relay follows. */
-function relaySettings(config: Config): RelaySettings {
-  return { ...config.relay, defaultUser: config.auth.defaultUser ?? '' };
-}
-
-/** The configured login key, else the one in the data folder, which is made where there is none (mode 0600). */
-export function loginKeyOf(loaded: LoadedConfig): LoginKey {
-  if (loaded.loginKey !== undefined) return LoginKey.parse(loaded.loginKey.toString('hex'));
-  const hex = ensureSecretFile(loaded.config.server.dataDir, 'login.key', () => `${LoginKey.generate().toHex()}\n`);
-  return LoginKey.parse(hex, `the login key file ${loaded.config.server.dataDir}/login.key`);
-}
-
 /** A running relay server. */
 export class Server {
   readonly #log: LogHandle;
@@ -69,22 +65,22 @@ export class Server {
   #loaded: LoadedConfig;
   #relay!: Relay;
   #events!: Events;
+  #devices!: Devices;
   #listener!: Listener;
   #endpoint!: RelayEndpoint;
+  #proxies!: TrustedProxies;
+  #api!: ApiServer;
   #singleUse: SingleUseFile | undefined;
   #metrics!: RelayMetrics;
   #metricsServer: MetricsServer | undefined;
   #recordings: Recordings | undefined;
-  #watch: DescriptorWatch | undefined;
+  #rest: Rest | undefined;
   #forwarder!: Forwarder;
   /** Messenger sessions' while they are recorded. */
   #textForwarder!: Forwarder;
+  #letGo = () => {};
   #stopping: Promise<void> | undefined;
   readonly #hurry = new AbortController();
-  #restingSinceMs: number | undefined;
-  #rests = 0;
-  /** Monotonic milliseconds before which a sink's next failure is not logged. */
-  readonly #sinkToldMs = new Map<string, number>();
 
   private constructor(loaded: LoadedConfig, { log, clock = systemClock }: Surroundings) {
     this.#loaded = loaded;
@@ -124,6 +120,10 @@ export class Server {
     return tlsFiles(this.#loaded.config) !== undefined;
   }
 
+  get directory(): Directory {
+    return this.#devices.directory;
+  }
+
   get relay(): Relay {
     return this.#relay;
   }
@@ -137,8 +137,11 @@ export class Server {
     // What only these parts can tell is asked first: a configuration error is told before anything is opened (R40).
     const tls = tlsFiles(config);
     if (tls !== undefined) checkCertificate(tls);
-    const proxies = new TrustedProxies(config.server.trustedProxies);
+    this.#proxies = new TrustedProxies(config.server.trustedProxies);
     ensureFolder(config.server.dataDir);
+    this.#letGo = lockFolder(config.server.dataDir, (error) => {
+      this.#log.logger.warn({ err: error }, 'the data folder cannot be locked: see to it that no other server uses it');
+    });
     const loginKey = loginKeyOf(this.#loaded);
     const path = await choosePath(config, this.#clock);
     this.#forwarder = path.forwarder;
@@ -148,18 +151,32 @@ export class Server {
       onProblem: (problem) => this.#log.logger.error({ err: problem }, problem.message),
     });
     const counters = new Counters();
-    this.#events = await this.#openEvents(loginKey, hooks);
-    this.#metrics = createRelayMetrics(this.#sources(counters), {
-      version: packageVersion(),
-      nodeVersion: process.version,
-    });
+    const onProblem = (error: unknown, message: string) => this.#log.logger.error({ err: error }, message);
+    this.#devices = await Devices.open({ config: () => this.#loaded.config, loginKey, clock: this.#clock, onProblem });
+    const { onEvent } = hooks;
+    const live = new LiveEvents();
+    const sinks = [
+      this.#devices.eventSink(),
+      live,
+      onEvent && { name: 'hook', write: (event: EventRecord) => onEvent.call(hooks, event) },
+    ];
+    const witness = this.#devices.headsWitness();
+    this.#events = await openEvents(config, loginKey, this.#clock, this.#log.logger, sinks, witness);
+    this.#metrics = createRelayMetrics(
+      metricSources(counters, () => this.#counting()),
+      {
+        version: packageVersion(),
+        nodeVersion: process.version,
+      },
+    );
     const observer = observe(this.#events, counters, this.#metrics);
     this.#recordings = Recordings.open({
       config: () => this.#loaded.config,
       events: this.#events,
       clock: this.#clock,
+      parties: this.#devices.routes ? (session) => this.#devices.parties(session) : undefined,
       software: `couplet ${packageVersion()}`,
-      onProblem: (error, message) => this.#log.logger.error({ err: error }, message),
+      onProblem,
     });
     this.#recordings?.start();
     this.#textForwarder = path.forwarder.kind === 'portable' ? path.forwarder : new PortableForwarder(this.#clock);
@@ -175,10 +192,22 @@ export class Server {
             onEnd,
           ),
       },
-      observer.relay,
+      {
+        ...observer.relay,
+        sessionStarting: (session) => {
+          observer.relay.sessionStarting(session);
+          this.#devices.sessionStarting(session);
+        },
+      },
       this.#clock,
       this.#recordings?.recorder,
     );
+    const { directory } = this.#devices;
+    this.#devices.start({
+      relay: this.#relay,
+      observer: observeRouting({ events: this.#events, counters, clock: this.#clock, directory, onProblem }),
+      listening: () => ({ host: parseListen(config.server.listen)!.host, port: this.port }),
+    });
     const admitter = new Admitter({
       loginKey,
       cookieEncoding: config.auth.cookieEncoding,
@@ -187,15 +216,33 @@ export class Server {
       allowNoUser: config.auth.allowNoUser,
       signedIds: config.relay.signedIds,
       anonymousDevice: config.messenger.allowAnonymousDevice,
-      routing: false,
-      knownDomain: () => true,
+      routing: this.#devices.routes,
+      knownDomain: (domain) => this.#devices.knowsDomain(domain),
+      ...(this.#devices.routes && { resolveShare: (share) => this.#devices.resolveShare(share) }),
     });
-    const decider = new Decider(admitter, hooks, config.server.allowedOrigins);
+    const decider = new Decider(admitter, hooks, this.#devices, config.server.allowedOrigins);
+    this.#api = new ApiServer({
+      directory,
+      live,
+      relay: this.#relay,
+      recordingFolders: () => allFolders(this.#loaded.config),
+      clock: this.#clock,
+      sealer: new CookieSealer(loginKey, this.#clock, config.auth.cookieEncoding),
+      events: this.#events,
+      online: (nodeid) => this.#devices.presence(nodeid),
+      requireRelayRight: () => this.#loaded.config.routing.requireRelayRight,
+      allowedOrigins: () => config.server.allowedOrigins,
+      clientAddress: (claims) => this.#proxies.clientAddress(claims),
+      // Counted apart from upgrades.
+      admit: (address) => this.#relay.limits.admitUpgrade(`api ${address}`),
+      accepting: () => this.#stopping === undefined,
+      failed: (error) => onProblem(error, 'a request of the API failed'),
+    });
     this.#endpoint = new RelayEndpoint({
       relay: this.#relay,
       addon: path.addon,
       decide: (request) => decider.decide(request),
-      clientAddress: (claims) => proxies.clientAddress(claims),
+      clientAddress: (claims) => this.#proxies.clientAddress(claims),
       pendingMs: () => this.#loaded.config.auth.pendingMs,
       maxEarlyBytes: () => this.#loaded.config.relay.highWaterBytes,
       accepting: () => this.#stopping === undefined,
@@ -227,6 +274,14 @@ export class Server {
       tls: tlsFiles(config),
       register: (app, ssl) => {
         this.#endpoint.register(app, ssl, this.#loaded.config.relay.maxMessageBytes);
+        this.#api.register(app, ssl);
+        registerAgents(app, {
+          serves: () => this.#devices.routes,
+          accepting: () => this.#stopping === undefined,
+          clientAddress: (claims) => this.#proxies.clientAddress(claims),
+          admit: (address) => this.#relay.limits.admitUpgrade(address),
+          connected: (socket, address) => this.#devices.connected(socket, address),
+        });
         registerHttp(app, {
           notReady: () => this.#notReady(),
           scrape: config.server.publicMetrics ? () => this.#metrics.scrape() : undefined,
@@ -235,54 +290,25 @@ export class Server {
       },
     });
     this.#listener.listen();
-    this.#watch = new DescriptorWatch(
-      (reason) => this.#rest(reason),
-      () => this.#wake(),
-    );
+    const { address } = this;
+    const onProblem = (error: unknown, message: string) => this.#log.logger.error({ err: error }, message);
+    this.#rest = new Rest({ listener: this.#listener, events: this.#events, clock: this.#clock, address, onProblem });
   }
 
-  async #openEvents(loginKey: LoginKey, hooks: RelayHooks): Promise<Events> {
-    const { config } = this.#loaded;
-    const sinks: EventSink[] = [
-      await openJsonLinesSink({
-        folder: config.audit.dir,
-        key: loginKey.derive('audit-chain').export(),
-        clock: this.#clock,
-        maxFileBytes: config.audit.maxFileBytes,
-      }),
-      createLogSink(this.#log.logger),
-    ];
-    const { onEvent } = hooks;
-    if (onEvent !== undefined) sinks.push({ name: 'hook', write: (event) => onEvent.call(hooks, event) });
-    return new Events({
-      clock: this.#clock,
-      sinks,
-      onSinkFailure: (sink, error) => this.#tellSinkFailure(sink, error),
-    });
-  }
-
-  /** One line per sink and ten seconds; the metric counts them all. */
-  #tellSinkFailure(sink: string, error: unknown): void {
-    const now = this.#clock.monotonicMs();
-    if (now < (this.#sinkToldMs.get(sink) ?? 0)) return;
-    this.#sinkToldMs.set(sink, now + 10_000);
-    this.#log.logger.error({ sink, err: error }, 'an event sink failed');
-  }
-
-  #sources(counters: Counters): Parameters<typeof createRelayMetrics>[0] {
+  /** Everything that counts, for the metrics. */
+  #counting(): Counting {
     return {
-      relay: () => counters.read(this.#relay),
-      forwarders: () => this.#forwarders().map((forwarder) => ({ kind: forwarder.kind, totals: forwarder.totals() })),
-      throttledSeconds: () =>
-        this.#forwarders().reduce((seconds, forwarder) => seconds + forwarder.totals().throttledSeconds, 0),
-      recording: () => this.#recordings?.figures(),
-      server: () => ({
+      relay: this.#relay,
+      forwarders: this.#forwarders(),
+      recordings: this.#recordings,
+      devices: this.#devices,
+      events: this.#events,
+      log: this.#log,
+      server: {
         pendingUpgrades: this.#endpoint.pendingUpgrades,
-        listenerResting: this.#restingSinceMs !== undefined,
-        listenerRests: this.#rests,
-      }),
-      events: () => ({ events: this.#events.counts, sinkFailures: this.#events.sinkFailures() }),
-      droppedLogLines: () => this.#log.droppedLines(),
+        listenerResting: this.#rest?.isResting ?? false,
+        listenerRests: this.#rest?.count ?? 0,
+      },
     };
   }
 
@@ -297,35 +323,17 @@ export class Server {
 
   #notReady(): string {
     if (this.#stopping !== undefined) return 'draining';
-    if (this.#restingSinceMs !== undefined) return 'no file descriptors left';
-    return this.#recordings?.notReady ?? '';
+    if (this.#rest?.isResting) return 'no file descriptors left';
+    return this.#devices.notReady || (this.#recordings?.notReady ?? '');
   }
 
-  #rest(reason: string): void {
-    this.#restingSinceMs = this.#clock.monotonicMs();
-    this.#rests++;
-    this.#listener.rest();
-    this.#events.listenerResting({ listen: this.address, reason });
-  }
-
-  #wake(): void {
-    const since = this.#restingSinceMs;
-    if (since === undefined || this.#stopping !== undefined) return;
-    try {
-      this.#listener.wake();
-    } catch (error) {
-      // Somebody else may have the port for a moment: the next look tries again.
-      this.#log.logger.error({ err: error }, 'the listener could not wake');
-      setTimeout(() => this.#wake(), 1000).unref();
-      return;
-    }
-    this.#restingSinceMs = undefined;
-    this.#events.listenerRecovered({ listen: this.address, restedMs: this.#clock.monotonicMs() - since });
-  }
-
-  /** R40: takes over what can change at run time; a certificate that does not work keeps the old one. */
+  /**
+   * R40: takes over what can change at run time; a certificate that does not work keeps the old one.
+   * @throws CoupletError, and the old configuration stays in use
+   */
   reload(next: LoadedConfig): void {
     const plan = planReload(this.#loaded, next);
+    if (this.#recordings === undefined) Recordings.refuseWithout(plan.running.config);
     if (plan.renewTls) {
       const tls = tlsFiles(plan.running.config)!;
       this.#listener.replaceCertificate(tls);
@@ -362,21 +370,26 @@ export class Server {
 
   async #stop(reason: string): Promise<void> {
     this.#log.logger.info({ reason, sessions: this.#relay.sessionCount }, 'stopping');
-    this.#watch?.stop();
+    this.#rest?.stop();
+    this.#devices.stopAgents();
+    this.#api.endStreams();
     await this.#relay.drain(this.#loaded.config.server.drainMs, drainSpreadMs, this.#hurry.signal);
     await this.#endpoint.allClosed(lastCloseMs);
     await this.#closeAll(reason);
   }
 
   async #closeAll(reason: string): Promise<void> {
-    this.#watch?.stop();
+    this.#rest?.stop();
     this.#listener?.close();
+    await this.#api?.close();
     await this.#recordings?.stop();
     const uptimeMs = this.#clock.monotonicMs() - this.#startedMs;
     this.#events?.serverStopped({ pid: process.pid, reason, uptimeMs });
     await this.#events?.close();
+    await this.#devices?.close();
     await this.#metricsServer?.close();
     this.#singleUse?.close();
+    this.#letGo();
     if (this.#forwarder instanceof NativeForwarder) this.#forwarder.release();
   }
 }

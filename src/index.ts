@@ -3,6 +3,7 @@ import { Server } from './compose.ts';
 import { loadConfig } from './config/load.ts';
 import type { LogLevel } from './core/errors.ts';
 import { createLogger } from './core/logger.ts';
+import type { Directory } from './directory/directory.ts';
 import type { RunningSession } from './relay/session.ts';
 
 export type { EventRecord } from './audit/sink.ts';
@@ -12,6 +13,7 @@ export type { RelayHooks } from './compose/hooks.ts';
 export { systemClock } from './core/clock.ts';
 export { CoupletError } from './core/errors.ts';
 export { type Outcome, outcomes } from './core/outcome.ts';
+export type * from './directory/directory.ts';
 export { type CloseCode, closeCodes } from './protocol/close-codes.ts';
 export type { Admission, Identity, IdentityKind, Side } from './relay/half.ts';
 export type { RunningSession, Session } from './relay/session.ts';
@@ -34,6 +36,8 @@ export interface RelayServer {
   readonly metricsAddress: string;
   /** The path that messages take. */
   readonly forwarder: 'native' | 'portable';
+  /** Users, devices, rights, as configured by `directory`. Not to be closed: it closes with the server. */
+  readonly directory: Directory;
   /** Running sessions, now. */
   sessions(): RunningSession[];
   /** Ends a session with 4410 (outcome `revoked`); false where no such session runs. */
@@ -66,6 +70,7 @@ export async function createRelay(options: RelayOptions = {}): Promise<RelayServ
     port: server.port,
     metricsAddress: server.metricsAddress,
     forwarder: server.forwarderKind,
+    directory: server.directory,
     sessions: () => [...server.relay.sessions()],
     revoke: (domain, id) => server.relay.revoke(domain, id),
     close: async () => {

@@ -31,6 +31,9 @@ export type RefusalReason =
   | 'no-credential'
   /** A login session without a proper Origin (403). */
   | 'origin'
+  /** The user is locked in the directory, or the cookie is older than the user of that name, or than its removal [T4]. */
+  | 'user-locked'
+  | 'user-replaced'
   /** The half would have to be routed, and this relay routes nothing (400). */
   | 'routing-unavailable';
 
@@ -51,6 +54,7 @@ export interface AdmittedIdentity {
   readonly userid: string;
   readonly username: string;
   readonly guestname?: string;
+  readonly shareid?: string;
 }
 
 /** What pairing needs to know of a half; fits the relay's `Admission`. */
@@ -65,6 +69,8 @@ export interface AdmittedHalf {
   readonly hardClose: boolean;
   readonly address: string;
   readonly expiresAtMs?: number;
+  /** Issue time of the cookie, epoch seconds; of a half without one: now. */
+  readonly issuedSeconds: number;
   /** Where the session is to be routed: the cookie's instruction, else the URL's. Only on user halves. */
   readonly routing?: RoutingInstruction;
 }

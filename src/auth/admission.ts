@@ -145,7 +145,9 @@ export class Admitter {
       requireDomain(domain, routing.nodeid, parseId(routing.nodeid)?.domain, userid);
       // [R7] This target only, and never under an id of the URL's choosing: that would open any session of the user's.
       const id = cookie.id === undefined ? this.#mint(userid) : this.#cookieId(cookie.id);
-      return this.#half(request, identity, id, routing, expiresAtMs);
+      const half = this.#half(request, identity, id, routing, expiresAtMs);
+      if (cookie.protocol === undefined || isMessengerId(id)) return half;
+      return { ...half, protocol: cookie.protocol };
     }
 
     if (cookie.kind === 'nouser' && !this.#options.allowNoUser) {
@@ -167,8 +169,16 @@ export class Admitter {
     }
     if (cookie.domainid !== undefined) requireDomain(domain, 'the cookie', cookie.domainid, '');
     const nodeid = requireNodeid(domain, cookie.nodeid, query.nodeid, '');
-    const identity: AdmittedIdentity = { kind: 'share', side: 'user', userid: '', username: '' };
-    return this.#half(request, identity, this.#userId(query, ''), query.routing, undefined, nodeid);
+    const identity: AdmittedIdentity = {
+      kind: 'share',
+      side: 'user',
+      userid: '',
+      username: '',
+      shareid: cookie.publicId,
+    };
+    // [T15] The shared device only, and never under an id of the URL's choosing: see the same of user cookies.
+    const routing = query.routing ?? { nodeid: cookie.nodeid, transport: 'none', port: 0, address: '' };
+    return this.#half(request, identity, this.#mint(''), routing, undefined, nodeid);
   }
 
   /** The id of a user half whose cookie has no target: the URL's, or a minted one where the URL has a target (R2). */
@@ -224,6 +234,7 @@ export class Admitter {
       noping: query.noping,
       hardClose: query.hardClose,
       address,
+      issuedSeconds: Math.floor(this.#options.clock.nowMs() / 1000),
       ...(expiresAtMs === undefined ? {} : { expiresAtMs }),
       ...(routing === undefined ? {} : { routing }),
     };
@@ -255,9 +266,10 @@ export class Admitter {
   #useUp(
     request: AdmissionRequest,
     opened: OpenedCookie,
-    half: AdmittedHalf,
+    bare: AdmittedHalf,
   ): AdmissionResult | Promise<AdmissionResult> {
-    const { once } = opened;
+    const { once, issuedSeconds } = opened;
+    const half = { ...bare, issuedSeconds };
     if (once === undefined) return { ok: true, half };
     const judge = (result: 'fresh' | 'used' | 'unavailable'): AdmissionResult => {
       if (result === 'fresh') return { ok: true, half };

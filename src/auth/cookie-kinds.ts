@@ -1,5 +1,11 @@
 import { isPrintableId, parseId } from '../core/ids.ts';
-import { defaultTargetAddress, isNodeId, isPort, type RoutingInstruction } from '../protocol/relay-query.ts';
+import {
+  defaultTargetAddress,
+  isNodeId,
+  isPort,
+  isProtocol,
+  type RoutingInstruction,
+} from '../protocol/relay-query.ts';
 
 /** A *user* cookie (R7): its holder is the user. */
 export interface UserCookie {
@@ -10,6 +16,8 @@ export interface UserCookie {
   readonly ip: string | undefined;
   /** With a target the cookie opens that target only. */
   readonly routing: RoutingInstruction | undefined;
+  /** Only with a target that is no port: the one protocol of it, whatever the URL says; `undefined`: the URL's counts. */
+  readonly protocol: number | undefined;
   /** The one session id the cookie is good for. */
   readonly id: string | undefined;
 }
@@ -77,7 +85,10 @@ function readUser(content: CookieContent, domainid: string | undefined): CookieK
   if (!isOptionalId(id)) return 'cookie-content';
   const routing = readRouting(content);
   if (routing === 'cookie-content') return routing;
-  return { kind: 'user', userid, domainid, ip, routing, id };
+  // Couplet's own key: without it a cookie for the device's terminal would open its desktop too.
+  const protocol = routing?.transport === 'none' ? content.p : undefined;
+  if (protocol !== undefined && !isProtocol(protocol)) return 'cookie-content';
+  return { kind: 'user', userid, domainid, ip, routing, protocol, id };
 }
 
 /** tcp goes before udp (R2), but a wrong value in either makes the cookie bad. */

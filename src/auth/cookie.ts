@@ -34,6 +34,8 @@ export interface OnceRecord {
 export interface OpenedCookie {
   readonly ok: true;
   readonly cookie: CookieKinds;
+  /** [R6] `time`, epoch seconds. */
+  readonly issuedSeconds: number;
   /** [R6] Epoch ms at which the cookie also ends the running session; `undefined` where it does not. */
   readonly expiresAtMs: number | undefined;
   readonly once: OnceRecord | undefined;
@@ -108,11 +110,17 @@ export class CookieSealer {
     if (forDevices !== (parameter === 'rauth')) return refused('cookie-parameter');
     const once = readFlag(content.once);
     if (once === undefined) return refused('cookie-content');
-    if (!once) return { ok: true, cookie, expiresAtMs: validity.expiresAtMs, once: undefined };
+    const opened = {
+      ok: true,
+      cookie,
+      issuedSeconds: validity.timeSeconds,
+      expiresAtMs: validity.expiresAtMs,
+    } as const;
+    if (!once) return { ...opened, once: undefined };
     const expiredAtMs = validity.expiresAtMs ?? (validity.timeSeconds + validity.limitSeconds + 1) * 1000;
     if (expiredAtMs === Number.POSITIVE_INFINITY) return refused('once-forever');
     const fingerprint = createHash('sha256').update(this.#sealed.subarray(0, size)).digest('hex');
-    return { ok: true, cookie, expiresAtMs: validity.expiresAtMs, once: { fingerprint, expiredAtMs } };
+    return { ...opened, once: { fingerprint, expiredAtMs } };
   }
 
   #decrypt(size: number): Buffer | undefined {

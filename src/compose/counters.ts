@@ -7,6 +7,7 @@ export class Counters {
   readonly sessionsTotal = new Map<number, number>();
   readonly outcomes = Object.fromEntries(outcomes.map((outcome) => [outcome, 0])) as Record<Outcome, number>;
   readonly refused = new Map<string, number>();
+  readonly agentsRefused = new Map<string, number>();
   readonly halfErrors = new Map<string, number>();
 
   count<K>(counts: Map<K, number>, key: K): void {

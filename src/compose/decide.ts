@@ -1,26 +1,50 @@
 import type { Admitter } from '../auth/admission.ts';
-import type { AdmissionResult, AdmittedHalf, Refusal } from '../auth/admission-types.ts';
+import type { AdmissionResult, AdmittedHalf, LoginIdentity, Refusal } from '../auth/admission-types.ts';
+import { cookieValue, loginCookie } from '../auth/login-cookie.ts';
 import { isOriginAllowed } from '../auth/origin.ts';
 import { CoupletError } from '../core/errors.ts';
 import { parseId } from '../core/ids.ts';
-import { parseRelayQuery } from '../protocol/relay-query.ts';
+import { parseRelayQuery, type RelayQuery } from '../protocol/relay-query.ts';
 import type { Identity } from '../relay/half.ts';
+import type { Half } from '../relay/session.ts';
+import type { StandingAnswer } from '../routing/rights.ts';
 import type { Decision, UpgradeRequest } from '../server/relay-endpoint.ts';
 import type { RelayHooks } from './hooks.ts';
 
+/** What the directory has to say of a half. */
+export interface DirectoryDecisions {
+  /** The user of a login session; `undefined` where it does not hold. */
+  login(token: string): Promise<{ readonly userid: string; readonly username: string } | undefined>;
+  standing(half: AdmittedHalf): StandingAnswer | Promise<StandingAnswer>;
+  /** [T5] Judges a half that is to be routed; the answer takes it in, or turns it away. */
+  route(half: AdmittedHalf): Promise<(half: Half) => void>;
+  /**
+   * Looks at a user half that names a device and a session id, but no port. The half with a routing instruction where
+   * the directory knows the device; `undefined`, at once or later, where it does not: then others see to the device.
+   */
+  named(half: AdmittedHalf): Promise<AdmittedHalf | undefined> | undefined;
+  /** Takes in a half that answers a tunnel command; `undefined`: it answers none. */
+  answer(half: AdmittedHalf): ((half: Half) => void) | undefined;
+}
+
+type Come = Extract<Decision, { ok: true }>;
+
 /**
- * The one decision about an upgrade request: query, hook or cookies, authorisation. Made at once where nothing needs
- * to wait, which is the case for everything but hooks that answer with a promise.
+ * The one decision about an upgrade request: query, hook, cookies or login session, the user's standing, authorisation,
+ * routing. Made at once where nothing needs to wait: hooks that answer with a promise, and what the directory has to be
+ * asked.
  */
 export class Decider {
   readonly #admitter: Admitter;
   readonly #hooks: RelayHooks;
+  readonly #directory: DirectoryDecisions;
   readonly #allowedOrigins: readonly string[];
 
   /** @param allowedOrigins `server.allowedOrigins` */
-  constructor(admitter: Admitter, hooks: RelayHooks, allowedOrigins: readonly string[]) {
+  constructor(admitter: Admitter, hooks: RelayHooks, directory: DirectoryDecisions, allowedOrigins: readonly string[]) {
     this.#admitter = admitter;
     this.#hooks = hooks;
+    this.#directory = directory;
     this.#allowedOrigins = allowedOrigins;
   }
 
@@ -43,11 +67,24 @@ export class Decider {
       const detail = 'a half with a login session needs an allowed Origin';
       return { ok: false, httpStatus: 403, reason: 'origin', detail, id: query.id, userid: identity.userid };
     }
-    const { domain, address } = request;
-    const vouched = identity === undefined ? {} : { vouched: identity };
-    const result = this.#admitter.admit({ domain, query, address, deferUse: true, ...vouched });
-    if (result instanceof Promise) return result.then((admitted) => this.#authorize(admitted, query.id));
-    return this.#authorize(result, query.id);
+    if (identity !== undefined) return this.#ask(request, query, { vouched: identity });
+    // [R2][R10] A cookie in the URL goes before the browser's login session, whose token is then not looked at.
+    const token = query.auth === '' && query.rauth === '' ? cookieValue(request.cookie, loginCookie) : undefined;
+    if (token === undefined) return this.#ask(request, query, {});
+    return this.#directory.login(token).then((user) => {
+      const login = user === undefined ? {} : { login: { ...user, originAllowed: this.#originAllowed(request) } };
+      return this.#ask(request, query, login);
+    });
+  }
+
+  #ask(
+    { domain, address }: UpgradeRequest,
+    query: RelayQuery,
+    who: { vouched?: Identity; login?: LoginIdentity },
+  ): Decision | Promise<Decision> {
+    const result = this.#admitter.admit({ domain, query, address, deferUse: true, ...who });
+    if (result instanceof Promise) return result.then((admitted) => this.#admitted(admitted, query.id));
+    return this.#admitted(result, query.id);
   }
 
   /**
@@ -57,23 +94,56 @@ export class Decider {
     return cookie === '' || isOriginAllowed(origin, scheme, host, this.#allowedOrigins);
   }
 
-  #authorize(result: AdmissionResult, id: string): Decision | Promise<Decision> {
+  #admitted(result: AdmissionResult, id: string): Decision | Promise<Decision> {
     if (!result.ok) return refusal(result, id);
     const { half, useUp } = result;
-    const confirm = useUp === undefined ? {} : { confirm: () => this.#confirm(useUp(), id) };
-    if (this.#hooks.authorize === undefined) return { ok: true, admission: half, ...confirm };
-    const answer = (allowed: boolean): Decision =>
+    const come: Come = { ok: true, admission: half };
+    const go = (standing: StandingAnswer): Decision | Promise<Decision> => {
+      if (standing !== 'good') return noStanding(half, standing);
+      const decided = this.#authorize(come, half);
+      if (useUp === undefined) return decided;
+      return isPromise(decided)
+        ? decided.then((decision) => this.#confirmed(decision, useUp, id))
+        : this.#confirmed(decided, useUp, id);
+    };
+    const standing = this.#directory.standing(half);
+    return isPromise(standing) ? standing.then(go) : go(standing);
+  }
+
+  #authorize(come: Come, half: AdmittedHalf): Decision | Promise<Decision> {
+    if (this.#hooks.authorize === undefined) return this.#route(come, half);
+    const answer = (allowed: boolean): Decision | Promise<Decision> =>
       // Only `true` lets a half in: a hook written in JavaScript may forget its answer.
-      allowed === true ? { ok: true, admission: half, ...confirm } : denied(half);
+      allowed === true ? this.#route(come, half) : denied(half);
     const allowed = this.#hooks.authorize(half);
     return isPromise(allowed) ? Promise.resolve(allowed).then(answer) : answer(allowed);
   }
 
-  #confirm(used: AdmissionResult | Promise<AdmissionResult>, id: string): Decision | Promise<Decision> {
-    const decide = (result: AdmissionResult): Decision =>
-      result.ok ? { ok: true, admission: result.half } : refusal(result, id);
-    return used instanceof Promise ? used.then(decide) : decide(used);
+  #route(come: Come, half: AdmittedHalf): Decision | Promise<Decision> {
+    if (half.routing !== undefined) return this.#directory.route(half).then((enter) => ({ ...come, enter }));
+    const enter = this.#directory.answer(half);
+    if (enter !== undefined) return { ...come, enter };
+    const named = this.#directory.named(half);
+    if (named === undefined) return come;
+    return named.then((routed) => (routed === undefined ? come : this.#route({ ...come, admission: routed }, routed)));
   }
+
+  /** With what uses up a single-use cookie. */
+  #confirmed(decision: Decision, useUp: () => AdmissionResult | Promise<AdmissionResult>, id: string): Decision {
+    if (!decision.ok) return decision;
+    const judge = (used: AdmissionResult): Decision => (used.ok ? decision : refusal(used, id));
+    const confirm = () => {
+      const used = useUp();
+      return used instanceof Promise ? used.then(judge) : judge(used);
+    };
+    return { ...decision, confirm };
+  }
+}
+
+/** [T4] The cookie opened, and yet its user is not the one it was made for any more. */
+function noStanding({ id, identity: { userid } }: AdmittedHalf, reason: Exclude<StandingAnswer, 'good'>): Decision {
+  const detail = reason === 'user-locked' ? `${userid} is locked` : `${userid} is not who it was then`;
+  return { ok: false, httpStatus: 401, reason, detail, id, userid };
 }
 
 function refusal({ httpStatus, reason, detail, userid }: Refusal, id: string): Decision {

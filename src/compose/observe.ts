@@ -7,8 +7,9 @@ import type { EndpointParts } from '../server/relay-endpoint.ts';
 import type { Counters } from './counters.ts';
 
 function sessionFacts(session: Session): SessionFacts {
-  const { domain, id, protocol, userid, username, guestname, nodeid, waitingAddress, newcomerAddress } = session;
-  return { domain, id, protocol, userid, username, guestname, nodeid, waitingAddress, newcomerAddress };
+  const { domain, id, protocol, userid, username, guestname, nodeid, waitingAddress, newcomerAddress, user } = session;
+  const { shareid } = user.identity;
+  return { domain, id, protocol, userid, username, guestname, shareid, nodeid, waitingAddress, newcomerAddress };
 }
 
 /** Turns what relay and endpoint tell into events and counters: the one place where each happening gets both. */

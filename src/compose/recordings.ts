@@ -10,7 +10,7 @@ import type { RecordingFigures } from '../metrics/sources.ts';
 import { loadRecorder } from '../native/binding.ts';
 import { recorderConfigure, recorderStatistics } from '../native/recorder-binding.ts';
 import { RecordingJobs } from '../recording/jobs.ts';
-import { type RecordingMode, settingsOf } from '../recording/policy.ts';
+import { type KnownParties, type RecordingMode, settingsOf } from '../recording/policy.ts';
 import { SessionRecorder } from '../recording/recorder.ts';
 import type { RetentionLimits } from '../recording/retention.ts';
 import type { SalvageResult } from '../recording/salvage.ts';
@@ -22,6 +22,8 @@ export interface RecordingsParts {
   readonly config: () => Config;
   readonly events: Events;
   readonly clock: Clock;
+  /** Asks the directory, where there is one. */
+  readonly parties: ((session: Session) => Promise<KnownParties>) | undefined;
   /** What writes the files, `couplet 1.2.3`. */
   readonly software: string;
   /** Something that is no event and should be looked into. */
@@ -57,6 +59,16 @@ export class Recordings {
   /** Looks at the folders that were due while one was under way. */
   #unanswered = 0;
 
+  /**
+   * For a server that has no recorder [R40]: sessions must not run unrecorded without a word.
+   * @throws CoupletError `CPL_NATIVE` where by this configuration sessions are to be recorded
+   */
+  static refuseWithout(config: Config): void {
+    if (foldersInUse(config).length === 0) return;
+    const loaded = loadRecorder();
+    throw unavailable('error' in loaded ? loaded.error : 'it could not be started with the server');
+  }
+
   /** @throws CoupletError `CPL_NATIVE` where sessions are to be recorded and the native recorder does not work here */
   static open(parts: RecordingsParts): Recordings | undefined {
     const needed = foldersInUse(parts.config()).length > 0;
@@ -70,8 +82,7 @@ export class Recordings {
       }
     }
     if (!needed) return undefined;
-    const why = 'error' in rest ? rest.error : '';
-    throw new CoupletError('CPL_NATIVE', `recording.mode: recording does not work here: ${why}`, { level: 'error' });
+    throw unavailable('error' in rest ? rest.error : '');
   }
 
   private constructor(parts: RecordingsParts) {
@@ -87,8 +98,7 @@ export class Recordings {
         const { sidecar, startMs } = parts.config().recording;
         return { ...recordingOptions(parts.config()), sidecar, startMs };
       },
-      // Groups come with a directory; without one nobody is in any.
-      membership: { userIsIn: () => false, deviceIsIn: () => false },
+      ...(parts.parties && { parties: parts.parties }),
       observer: {
         started: (session, file, mode) => events.recordingStarted({ ...factsOf(session, mode), file }),
         failed: (session, { file, reason, mode, consequence }) =>
@@ -104,7 +114,7 @@ export class Recordings {
     });
   }
 
-  /** Makes the folders, salvages what an earlier process left (R37) and starts the clocks. Waits for no disk. */
+  /** Makes the folders, salvages what an earlier process left (R37) and starts the clocks. Making folders is all it waits for: the first session needs its folder. */
   start(): void {
     this.reconfigured();
     void this.#salvage();
@@ -243,6 +253,10 @@ export class Recordings {
   }
 }
 
+function unavailable(why: string): CoupletError {
+  return new CoupletError('CPL_NATIVE', `recording.mode: recording does not work here: ${why}`, { level: 'error' });
+}
+
 /** A job that did not run because the server stops. */
 function isDropped(error: unknown): boolean {
   return error instanceof CoupletError && error.code === 'CPL_RECORDING_JOBS_CLOSED';
@@ -254,7 +268,7 @@ function factsOf(session: Session, mode: RecordedSession['mode']): RecordedSessi
 }
 
 /** All folders of the configuration. */
-function allFolders(config: Config): string[] {
+export function allFolders(config: Config): string[] {
   return recordingFolders(recordingOptions(config));
 }
 

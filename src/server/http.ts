@@ -1,4 +1,5 @@
-import type { HttpResponse, TemplatedApp } from 'uWebSockets.js';
+import type { HttpRequest, HttpResponse, TemplatedApp } from 'uWebSockets.js';
+import type { AddressClaims } from './address.ts';
 
 const reasons: Readonly<Record<number, string>> = {
   200: 'OK',
@@ -20,6 +21,28 @@ export function respond(res: HttpResponse, status: number, body: string, content
     if (status === 426) res.writeHeader('upgrade', 'websocket');
     res.end(body === '' ? `${reason}\n` : `${body}\n`, true);
   });
+}
+
+/** What a request says of where it comes from (R12); whom to believe is the proxies' list. */
+export function addressClaims(res: HttpResponse, req: HttpRequest): AddressClaims {
+  return {
+    tcp: text(res.getRemoteAddressAsText()),
+    proxied: text(res.getProxiedRemoteAddressAsText()),
+    forwardedFor: headerValues(req, 'x-forwarded-for'),
+  };
+}
+
+function text(buffer: ArrayBuffer): string {
+  return Buffer.from(buffer).toString('latin1');
+}
+
+/** All values of a header, joined by commas: uWebSockets.js's getHeader gives the first alone. */
+function headerValues(req: HttpRequest, name: string): string {
+  const values: string[] = [];
+  req.forEach((key, value) => {
+    if (key === name) values.push(value);
+  });
+  return values.join(',');
 }
 
 export interface HttpParts {

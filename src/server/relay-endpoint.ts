@@ -7,7 +7,8 @@ import type { Relay } from '../relay/relay.ts';
 import { Half } from '../relay/session.ts';
 import type { AddressClaims } from './address.ts';
 import { type HalfData, UwsHalfSocket } from './half-socket.ts';
-import { respond } from './http.ts';
+import { addressClaims, respond } from './http.ts';
+import { openSockets } from './open-sockets.ts';
 
 /** An upgrade request, copied out of uWebSockets.js's request object, which does not outlive its callback. */
 export interface UpgradeRequest {
@@ -30,6 +31,8 @@ export type Decision =
       readonly admission: Admission;
       /** To be asked when no limit turns the half away: uses up a single-use cookie, and may still refuse. */
       readonly confirm?: () => Decision | Promise<Decision>;
+      /** Takes the half where it is to be routed, or turned away by a close code; `relay.join` where it is absent. */
+      readonly enter?: (half: Half) => void;
     }
   | {
       readonly ok: false;
@@ -64,19 +67,6 @@ const uwsMaxPayloadBytes = 0x7fffffff;
 const limitStatus: Record<AdmissionLimit, number> = { waiting: 503, 'waiting-address': 429, rate: 429 };
 const noDomain = 'no such relay path';
 
-function text(buffer: ArrayBuffer): string {
-  return Buffer.from(buffer).toString('latin1');
-}
-
-/** All values of a header, joined by commas: uWebSockets.js's getHeader gives the first alone. */
-function headerValues(req: HttpRequest, name: string): string {
-  const values: string[] = [];
-  req.forEach((key, value) => {
-    if (key === name) values.push(value);
-  });
-  return values.join(',');
-}
-
 /** The WebSocket endpoint of relay halves (R1): request, decision, upgrade, and then the half is the relay's. */
 export class RelayEndpoint {
   /** Upgrades whose decision is under way. */
@@ -102,12 +92,18 @@ export class RelayEndpoint {
       maxLifetime: 0,
       sendPingsAutomatically: false,
       upgrade: (res, req, context) => this.#upgrade(res, req, context, ssl),
-      open: (ws: WebSocket<HalfData>) => ws.getUserData().couplet.opened(ws),
+      open: (ws: WebSocket<HalfData>) => {
+        openSockets.add(ws);
+        ws.getUserData().couplet.opened(ws);
+      },
       message: (ws, data, isBinary) => ws.getUserData().couplet.message(data, isBinary),
       drain: (ws) => ws.getUserData().couplet.drained(),
       ping: (ws) => ws.getUserData().couplet.pinged(),
       pong: (ws) => ws.getUserData().couplet.pong(),
-      close: (ws, code, reason) => ws.getUserData().couplet.socketClosed(code, reason),
+      close: (ws, code, reason) => {
+        openSockets.delete(ws);
+        ws.getUserData().couplet.socketClosed(code, reason);
+      },
     });
   }
 
@@ -127,11 +123,7 @@ export class RelayEndpoint {
     const domain = relayPathDomain(req.getUrl());
     if (domain === undefined) return respond(res, 404, noDomain);
     if (!this.#parts.accepting()) return respond(res, 503, 'the server is going away');
-    const address = this.#parts.clientAddress({
-      tcp: text(res.getRemoteAddressAsText()),
-      proxied: text(res.getProxiedRemoteAddressAsText()),
-      forwardedFor: headerValues(req, 'x-forwarded-for'),
-    });
+    const address = this.#parts.clientAddress(addressClaims(res, req));
     const request: UpgradeRequest = {
       domain,
       // The typings hide that there is none where the URL has no `?`.
@@ -163,6 +155,7 @@ export class RelayEndpoint {
   /** Nothing times a pending upgrade out but this (fault 6); a client that went meanwhile is left alone (fault 5). */
   #wait(decision: Promise<Decision>, upgrade: PendingUpgrade, request: UpgradeRequest): void {
     this.pendingUpgrades++;
+    upgrade.waited = true;
     let over = false;
     const once = (then: () => void) => {
       if (over) return;
@@ -212,7 +205,8 @@ export class RelayEndpoint {
     const half = new Half(decision.admission, socket);
     this.#open++;
     upgrade.accept({ couplet: socket });
-    relay.join(half);
+    if (decision.enter === undefined) relay.join(half);
+    else decision.enter(half);
   }
 
   #refuseByLimit(res: HttpResponse, limit: AdmissionLimit | 'auth-timeout', request: UpgradeRequest): void {
@@ -223,6 +217,8 @@ export class RelayEndpoint {
 
 class PendingUpgrade {
   aborted = false;
+  /** Its decision was waited for: the request's callback is over. */
+  waited = false;
   readonly res: HttpResponse;
   readonly ssl: boolean;
   readonly #key: string;
@@ -235,8 +231,19 @@ class PendingUpgrade {
     this.#context = context;
   }
 
-  /** Answers 101 without a subprotocol and without extensions (R42). The WebSocket's `open` has run when it returns. */
+  /**
+   * Answers 101 without a subprotocol and without extensions (R42). The WebSocket's `open` has run when it returns.
+   *
+   * The response's own `cork` must not take hold: where the socket stays in its place in memory, uWebSockets.js goes on
+   * to take it for an HTTP one after the upgrade, and may close it for what it reads there. In the request's callback
+   * everything is corked already; later another open socket, corked around it, does as much. Where none is open there is
+   * no cork at all, which uWebSockets.js remarks on by a line on stderr.
+   */
   accept(data: HalfData): void {
-    this.res.cork(() => this.res.upgrade(data, this.#key, '', '', this.#context));
+    const other = openSockets.any();
+    const upgrade = () => this.res.upgrade(data, this.#key, '', '', this.#context);
+    if (!this.waited) this.res.cork(upgrade);
+    else if (other === undefined) upgrade();
+    else other.cork(() => this.res.cork(upgrade));
   }
 }

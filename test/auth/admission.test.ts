@@ -72,6 +72,7 @@ test('[R7][R9] a user half: what pairing gets to know', () => {
     noping: true,
     hardClose: true,
     address,
+    issuedSeconds: Math.floor(clock.ms / 1000),
   });
 });
 
@@ -169,6 +170,15 @@ test('[R7] a user cookie with a target opens that target only, never under an id
   assert.equal(named.id, 'named');
   assert.deepEqual(named.routing, routing);
   assert.equal(refusal({ ...url, auth: userCookie(target) }), '400 routing-unavailable');
+});
+
+test('[R7][T5] the protocol in a user cookie with a target goes before that of the URL', () => {
+  const target = { nodeid: node, id: 'named' };
+  const routing = { nodeid: node, transport: 'none', port: 0, address: '' };
+  const fixed = half({ id: 'named', p: '2', auth: userCookie({ ...target, p: 1 }) });
+  assert.deepEqual([fixed.id, fixed.protocol, fixed.routing], ['named', 1, routing]);
+  const free = half({ id: 'named', p: '2', auth: userCookie(target) });
+  assert.deepEqual([free.id, free.protocol, free.routing], ['named', 2, routing]);
 });
 
 test('[R4] ids that are minted carry at least 128 random bits', () => {
@@ -332,7 +342,7 @@ test('[R7] share cookies are refused without a directory, and asked of it where 
   assert.equal(refusal({ id: 's', auth }), '401 share-unavailable');
   const request = { domain: '', query: queryOf({ id: 's', auth }), address };
   const ask = async (resolveShare: NonNullable<AdmissionOptions['resolveShare']>) =>
-    new Admitter(admissionOptions(clock, { resolveShare })).admit(request);
+    new Admitter(admissionOptions(clock, { resolveShare, routing: true })).admit(request);
   for (const grant of [{ userid: alice }, Promise.resolve({ userid: alice })]) {
     const result = await ask((share) => {
       assert.equal(share.publicId, 'share1');
@@ -345,7 +355,10 @@ test('[R7] share cookies are refused without a directory, and asked of it where 
       userid: alice,
       username: 'alice',
       guestname: 'Guest',
+      shareid: 'share1',
     });
+    assert.notEqual(result.half.id, 's', 'a guest does not choose whom to meet');
+    assert.deepEqual(result.half.routing, { nodeid: node, transport: 'none', port: 0, address: '' });
     assert.equal(result.half.nodeid, node);
     assert.equal(result.half.expiresAtMs, clock.ms + 9000);
   }

@@ -16,6 +16,7 @@ test('[R7] each kind is told by its keys, and further keys are ignored', () => {
     domainid: '',
     ip: undefined,
     routing: undefined,
+    protocol: undefined,
     id: undefined,
   });
   assert.deepEqual(readKind({ ...device, ...further, nodeid: 'node//n1', id: 's' }), {
@@ -144,5 +145,20 @@ test('[R2][R7] routing in a user cookie: tcp goes before udp, the address defaul
 test('[R7] part of a target without its device does not make a cookie for any target', () => {
   for (const part of [{ tcpport: 22 }, { udpport: 53 }, { tcpaddr: '10.0.0.1' }, { udpaddr: '10.0.0.1' }]) {
     assert.equal(readKind({ ...user, ...part }), 'cookie-content', JSON.stringify(part));
+  }
+});
+
+test('[R7][T5] a user cookie with a target that is no port may fix its protocol', () => {
+  const protocolOf = (keys: object) => {
+    const cookie = readKind({ ...user, ...keys });
+    assert.ok(typeof cookie === 'object' && cookie.kind === 'user', JSON.stringify(keys));
+    return cookie.protocol;
+  };
+  assert.equal(protocolOf({ nodeid: 'node//n1', p: 1 }), 1);
+  assert.equal(protocolOf({ nodeid: 'node//n1' }), undefined);
+  assert.equal(protocolOf({ nodeid: 'node//n1', tcpport: 22, p: 'x' }), undefined, 'of a port it is a further key');
+  assert.equal(protocolOf({ p: 'x' }), undefined, 'and so without a target');
+  for (const p of [0, 3, 1.5, '1', null, -1, 1e9]) {
+    assert.equal(readKind({ ...user, nodeid: 'node//n1', p }), 'cookie-content', String(p));
   }
 });
