@@ -5,14 +5,20 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type Command, InvalidArgumentError } from 'commander';
 import { errorCode, eventFileName, listEventFiles, RECORD_START } from '../audit/event-file.ts';
 import { safeText } from '../audit/safe-text.ts';
-import { verifyEventLog } from '../audit/verify.ts';
+import { type KnownHeads, type VerifyReport, verifyEventLog } from '../audit/verify.ts';
 import { CoupletError } from '../core/errors.ts';
 
 /** The options of the audit commands as given on the command line. */
 export interface AuditCommandOptions {
   readonly data?: string;
   readonly loginKeyFile?: readonly string[];
+  readonly config?: string;
+  /** `false`: is not to be asked. */
+  readonly directory?: string | false;
 }
+
+/** What a directory knows of event logs, until it is closed. */
+export type OpenHeads = KnownHeads & { close(): Promise<void> };
 
 /** What the audit commands need of the rest of the program. */
 export interface AuditDeps {
@@ -22,6 +28,8 @@ export interface AuditDeps {
   readonly dataFolder: (options: AuditCommandOptions) => string | Promise<string>;
   /** The event log keys (32 bytes each) of the login keys that options or configuration name. Throws CoupletError. */
   readonly eventLogKeys: (options: AuditCommandOptions) => readonly Uint8Array[] | Promise<readonly Uint8Array[]>;
+  /** Opens the directory that options or configuration name; `undefined` where it is `none`. Throws CoupletError. */
+  readonly openHeads: (options: AuditCommandOptions) => Promise<OpenHeads | undefined>;
   /** Ends `tail -f`. */
   readonly signal: AbortSignal;
 }
@@ -45,6 +53,9 @@ export function registerAudit(program: Command, deps: AuditDeps): void {
     .argument('<path>', 'an event file, or the folder of event files (DATA/events)')
     .option('--login-key-file <file>', 'file with a login key; may be given again for earlier keys', append)
     .option('--data <dir>', 'data folder, where the login key is taken from otherwise')
+    .option('--config <file>', 'configuration file that names folder, directory and login key [COUPLET_CONFIG]')
+    .option('--directory <kind>', 'sqlite or postgres:URL, asked how far the log reached (default: the configured one)')
+    .option('--no-directory', 'do not ask the directory: for a copy, which ends where it was taken')
     .action((path: string, options: AuditCommandOptions) => verify(path, options, deps));
   audit
     .command('tail')
@@ -56,7 +67,16 @@ export function registerAudit(program: Command, deps: AuditDeps): void {
 }
 
 async function verify(path: string, options: AuditCommandOptions, deps: AuditDeps): Promise<void> {
-  const report = await verifyEventLog(path, await deps.eventLogKeys(options));
+  const keys = await deps.eventLogKeys(options);
+  const { heads, why } = await askable(options, deps);
+  let report: VerifyReport;
+  try {
+    report = await verifyEventLog(path, keys, heads);
+  } finally {
+    await heads?.close();
+  }
+  if (why !== '') deps.print(safeText(`note: the directory was not asked: ${why}`));
+  if (report.unwitnessed !== '') deps.print(safeText(`note: the directory does not vouch: ${report.unwitnessed}`));
   for (const { file, line, text } of report.notes) deps.print(safeText(`note: ${file}:${line}: ${text}`));
   for (const { file, line, kind, text } of report.problems) {
     deps.print(safeText(`tampering: ${file}:${line}: ${kind}: ${text}`));
@@ -72,6 +92,18 @@ async function verify(path: string, options: AuditCommandOptions, deps: AuditDep
     `the event log is not as it was written: ${safeText(`${first.file}:${first.line}: ${first.text}`)} (${report.problems.length} problem(s) in ${size})`,
     { level: 'error' },
   );
+}
+
+/** The directory, or why it cannot be asked: a log must be verifiable where there is only its folder. */
+async function askable(options: AuditCommandOptions, deps: AuditDeps): Promise<{ heads?: OpenHeads; why: string }> {
+  if (options.directory === false) return { why: '--no-directory' };
+  try {
+    const heads = await deps.openHeads(options);
+    return heads === undefined ? { why: 'there is none (directory: none)' } : { heads, why: '' };
+  } catch (error) {
+    if (!(error instanceof CoupletError)) throw error;
+    return { why: error.message };
+  }
 }
 
 const BLOCK_BYTES = 64 * 1024;
@@ -116,6 +148,22 @@ function wholeLines(bytes: Buffer, beginsWithLine: boolean): Buffer[] {
   return lines;
 }
 
+interface TimedEvent {
+  readonly event: Buffer;
+  readonly timeMs: number;
+}
+
+/** Events of one file with their times; one that tells none stands right behind the one before it. */
+function timed(events: readonly Buffer[]): TimedEvent[] {
+  let timeMs = 0;
+  return events.map((event) => {
+    const time = /^\{"time":"([^"]{1,40})"/.exec(event.subarray(0, 60).toString('latin1'))?.[1];
+    const told = Date.parse(time ?? '');
+    if (!Number.isNaN(told)) timeMs = told;
+    return { event, timeMs };
+  });
+}
+
 async function tail(options: AuditCommandOptions & { lines: number; follow: boolean }, deps: AuditDeps): Promise<void> {
   const folder = join(await deps.dataFolder(options), 'events');
   let files: number[];
@@ -128,17 +176,17 @@ async function tail(options: AuditCommandOptions & { lines: number; follow: bool
   // Before the first read, so that nothing that is written from now on goes unnoticed.
   const changes = options.follow ? new FolderChanges(folder, deps.signal) : undefined;
   const offsets = new Map<number, number>();
-  const newestFirst: Buffer[][] = [];
-  let wanted = options.lines;
-  for (const file of files.toReversed()) {
-    const { events, end } = await lastEvents(join(folder, eventFileName(file)), wanted);
-    newestFirst.push(events);
+  let newest: TimedEvent[] = [];
+  for (const file of files) {
+    const { events, end } = await lastEvents(join(folder, eventFileName(file)), options.lines);
     offsets.set(file, end);
-    wanted -= events.length;
+    // Several processes write files of their own at the same time: the newest event may stand in any of them.
+    newest = [...newest, ...timed(events)].sort((a, b) => a.timeMs - b.timeMs);
+    newest = options.lines === 0 ? [] : newest.slice(-options.lines);
   }
   // A tampered line could hold anything; on a terminal it must stay text.
   const show = (event: Buffer) => deps.print(safeText(event.toString('utf8')));
-  newestFirst.toReversed().flat().forEach(show);
+  for (const { event } of newest) show(event);
   if (changes === undefined) return;
   while (!deps.signal.aborted) {
     for (const file of await listEventFiles(folder)) {
