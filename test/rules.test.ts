@@ -4,23 +4,24 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
-/** The rules of the relay, R1 to R42, and of the recording format, M1 to M11. */
+/** The rules of the relay, R1 to R42, of devices and routing, T1 to T15, and of the recording format, M1 to M11. */
 const rules = [
   ...Array.from({ length: 42 }, (_, index) => `R${index + 1}`),
+  ...Array.from({ length: 15 }, (_, index) => `T${index + 1}`),
   ...Array.from({ length: 11 }, (_, index) => `M${index + 1}`),
 ];
 
 /** Rules that nothing can hold yet, because their part is not built. Each issue shortens this list. */
 const notYet: ReadonlyMap<string, string> = new Map();
 
-/** Names of tests in a text: the first argument of `test(`, `it(` and `suite(`, but not of `.skip(` and `.todo(`. */
+/** Names of tests in a text: the first argument of `test(`, `it(`, `suite(` and `overBoth(` (over both directories), but not of `.skip(` and `.todo(`. */
 function testNames(text: string): string[] {
-  const call = /(?:^|[^\w$])(?:test|it|suite|describe)(?:\.only)?\(\s*(['"`])((?:\\.|(?!\1)[\s\S])*)\1/g;
+  const call = /(?:^|[^\w$])(?:test|it|suite|describe|overBoth)(?:\.only)?\(\s*(['"`])((?:\\.|(?!\1)[\s\S])*)\1/g;
   return Array.from(text.matchAll(call), (match) => match[2]!);
 }
 
 function rulesIn(names: readonly string[]): Set<string> {
-  return new Set(names.flatMap((name) => Array.from(name.matchAll(/\[([RM][0-9]+)\]/g), (match) => match[1]!)));
+  return new Set(names.flatMap((name) => Array.from(name.matchAll(/\[([RMT][0-9]+)\]/g), (match) => match[1]!)));
 }
 
 /** What is wrong between the rules, the exceptions and the rules that tests name; a line each. */

@@ -23,7 +23,7 @@ function ask(
 }
 
 test('[R1] both names of the path work, with and without a domain; every other path is 404', async (t) => {
-  const relay = await startRelay(t);
+  const relay = await startRelay(t, { settings: { directory: 'none' } });
   const auth = userCookie(relay);
   const inDomain = userCookie(relay, {}, 'alice', 'acme');
   assert.equal(await ask(t, relay, { auth, id: 'a' }, '/meshrelay.ashx'), 101);
@@ -49,7 +49,7 @@ test('[R1] both names of the path work, with and without a domain; every other p
 });
 
 test('[R1] path, cookie and user id must be of one domain: 401; halves meet by domain and id', async (t) => {
-  const relay = await startRelay(t);
+  const relay = await startRelay(t, { settings: { directory: 'none' } });
   const cases = [
     ['/relay', userCookie(relay, {}, 'alice', 'acme')],
     ['/acme/relay', userCookie(relay)],
@@ -105,7 +105,7 @@ test('[R4] session ids are 1 to 256 bytes of printable ASCII, else 400', async (
 });
 
 test('[R8] every bad cookie gets the same bytes as answer, and one event with the true reason', async (t) => {
-  const relay = await startRelay(t, { settings: { auth: { allowNoUser: true } } });
+  const relay = await startRelay(t, { settings: { directory: 'none', auth: { allowNoUser: true } } });
   const other = new CookieSealer(LoginKey.generate(), systemClock, 'base64');
   const nowSeconds = Math.floor(Date.now() / 1000);
   const seal = (content: object) => relay.sealer.seal(content as Record<string, unknown>);

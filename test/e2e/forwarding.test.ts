@@ -220,6 +220,11 @@ for (const forwarder of ['native', 'portable'] as const) {
         const { user, device } = await connectPair(t, relay, 'paced');
         for (let i = 0; i < 24; i++) user.send(Buffer.alloc(65_536, i));
         for (let i = 0; i < 24; i++) assert.equal((await device.next()).data[100], i);
+        const { throttledUserToDeviceMs, throttledDeviceToUserMs, throttledBy } = relay.server
+          .sessions()[0]!
+          .pair.statistics();
+        assert.ok(throttledUserToDeviceMs > 100 && throttledDeviceToUserMs === 0);
+        assert.deepEqual(throttledBy, { userMs: 0, deviceMs: 0, relayMs: throttledUserToDeviceMs }, 'by the relay');
         user.ws.close();
         await device.closed;
         await until(() => relay.events().some(({ msgid }) => msgid === 9), 'the end event');

@@ -117,8 +117,10 @@ describe('the hook authenticate', () => {
   });
 
   test('[R1] [R2] the rules about domains and ids hold for its identities, too', async (t) => {
-    const relay = await startRelay(t, { hooks: { authenticate: () => alice } });
+    const settings = { domains: { corp: {} } };
+    const relay = await startRelay(t, { settings, hooks: { authenticate: () => alice } });
     assert.equal(await status(connect(t, bare(relay, 'id=x', '/corp/relay'))), 401);
+    assert.equal(await status(connect(t, bare(relay, 'id=x', '/unknown/relay'))), 404);
     assert.equal(await status(connect(t, bare(relay, ''))), 400);
     assert.equal(await status(connect(t, `ws://127.0.0.1:${relay.port}/relay`)), 400);
     assert.equal(await status(connect(t, bare(relay, `id=${'x'.repeat(257)}`))), 400);

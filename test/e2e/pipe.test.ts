@@ -305,26 +305,3 @@ test('[R22] [T11] an ssh session runs through two pipes: data both ways, exit st
     assert.equal((await relay.ended(id)).outcome, 'normal');
   }
 });
-
-test('npm start prints commands that move data through its relay; Ctrl-C ends it with status 0', async () => {
-  const demoData = join(folder, 'demo data');
-  const { PORT: _, ...env } = process.env;
-  const overrides = { COUPLET_SERVER_METRICS_LISTEN: '127.0.0.1:0', COUPLET_SERVER_DATA_DIR: demoData };
-  const demo = start(process.execPath, ['scripts/demo.mjs'], { env: { ...env, PORT: '0', ...overrides } });
-  const status = statusOf(demo);
-  const lines: string[] = [];
-  for await (const line of createInterface({ input: demo.stdout! })) {
-    lines.push(line);
-    if (line.startsWith('Ctrl-C')) break;
-  }
-  const [device, user] = lines.filter((line) => line.includes('--id demo3'));
-  assert.ok(device?.includes('--as device:') && user?.includes('--as user:'), lines.join('\n'));
-  const ends = [device, user].map((command) => start('bash', ['-c', command ?? '']));
-  const statuses = ends.map(statusOf);
-  const answer = await text(ends[1]!.stdout!);
-  assert.match(answer, /^HTTP\/1\.1 200 OK\r\n[\s\S]*^couplet_halves\{state="paired"\} 2$/m);
-  assert.deepEqual(await Promise.all(statuses), [0, 0]);
-  demo.kill('SIGINT');
-  demo.stdout!.resume();
-  assert.equal(await status, 0);
-});

@@ -279,7 +279,7 @@ test('settings: file, then environment, then flags', async (t) => {
 });
 
 test('[R1] [R4] both paths, with a domain in front, and what is none of them', async (t) => {
-  const serve = await startServe(t);
+  const serve = await startServe(t, { args: ['--directory', 'none'] });
   const sealer = new CookieSealer(LoginKey.readFile(join(serve.folder, 'key')), systemClock, 'base64');
   const cookie = (domain: string) => encodeURIComponent(sealer.seal({ userid: `user/${domain}/al`, domainid: domain }));
   const status = async (path: string) => (await rawHalf(t, serve.port, path)).status.split(' ')[1];
@@ -336,4 +336,28 @@ test('TLS 1.2 and 1.3 are spoken, 1.1 and 1.0 are refused', async (t) => {
   await until(() => /ACCEPT 127\.0\.0\.1:\d+/.test(said), 'openssl s_server listens');
   const port = Number(/ACCEPT 127\.0\.0\.1:(\d+)/.exec(said)![1]);
   assert.equal(await negotiated(t, openssl, port, 'tls1_1'), 'TLSv1.1');
+});
+
+test('[R7] fault 7: a second server on a data folder does not start, and used cookies stay used', async (t) => {
+  const first = await startServe(t);
+  const file = join(first.folder, 'couplet.yaml');
+  const beside = await couplet([
+    'serve',
+    '--config',
+    file,
+    '--listen',
+    '127.0.0.1:0',
+    '--metrics-listen',
+    '127.0.0.1:0',
+  ]);
+  assert.equal(beside.code, 1, beside.stdout);
+  assert.match(beside.stderr, /^couplet: server\.dataDir "[^\n]*" is another server's; [^\n]*\n$/);
+  const once = ['--once', '--login-key-file', join(first.folder, 'key')];
+  const cookie = encodeURIComponent((await couplet(['token', 'user', 'user//alice', ...once])).stdout.trim());
+  const path = (id: string) => `/relay?id=${id}&auth=${cookie}`;
+  assert.match((await rawHalf(t, first.port, path('a'))).status, /^HTTP\/1\.1 101 /);
+  first.signal('SIGKILL');
+  await first.exited;
+  const again = await startServe(t, { folder: first.folder });
+  assert.match((await rawHalf(t, again.port, path('b'))).status, /^HTTP\/1\.1 401 /);
 });

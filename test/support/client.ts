@@ -13,6 +13,7 @@ export class Client {
   readonly received: Received[] = [];
   #wanted: (() => void)[] = [];
   isClosed = false;
+  #end = '';
 
   constructor(ws: WebSocket) {
     this.ws = ws;
@@ -20,10 +21,13 @@ export class Client {
       this.received.push({ data, isBinary });
       this.#wake();
     });
-    ws.on('error', () => {});
+    ws.on('error', (error) => {
+      this.#end = `${error.message}: `;
+    });
     this.closed = new Promise((resolve) => {
       ws.on('close', (code, reason) => {
         this.isClosed = true;
+        this.#end += `${code} ${reason}`;
         this.#wake();
         resolve({ code, reason: reason.toString() });
       });
@@ -37,7 +41,7 @@ export class Client {
   /** The next message; rejects when the socket closes first. */
   async next(): Promise<Received> {
     while (this.received.length === 0) {
-      if (this.isClosed) throw new Error('closed before a message came');
+      if (this.isClosed) throw new Error(`closed (${this.#end}) before a message came`);
       await new Promise<void>((resolve) => this.#wanted.push(resolve));
     }
     return this.received.shift()!;

@@ -37,7 +37,7 @@ export function makeCertificate(
 
 export interface TestRelayOptions {
   /** Group by group, merged over the test's own defaults. */
-  readonly settings?: Record<string, Record<string, unknown>>;
+  readonly settings?: Record<string, Record<string, unknown> | string>;
   readonly tls?: boolean;
   /** `portable` with the addon's pause; `no-addon` is not reachable by configuration. */
   readonly forwarder?: 'native' | 'portable';
@@ -121,9 +121,9 @@ export async function startRelay(t: TestContext, options: TestRelayOptions = {})
     log: { level: 'error' },
     ...(tls === undefined ? {} : { tls }),
   };
-  const settings: Record<string, Record<string, unknown>> = { ...defaults };
+  const settings: Record<string, Record<string, unknown> | string> = { ...defaults };
   for (const [group, values] of Object.entries(options.settings ?? {}))
-    settings[group] = { ...settings[group], ...values };
+    settings[group] = typeof values === 'string' ? values : { ...defaults[group], ...values };
   const server = await createRelay({
     ...options.hooks,
     settings,

@@ -30,13 +30,13 @@ export interface Finished {
 /** Runs `couplet ARGS` to its end; one that does not end is killed after `withinMs`. */
 export function couplet(
   args: readonly string[],
-  options: { readonly env?: Readonly<Record<string, string>>; readonly cwd?: string; readonly withinMs?: number } = {},
+  options: Pick<ServeOptions, 'env' | 'mainFile'> & { readonly cwd?: string; readonly withinMs?: number } = {},
 ): Promise<Finished> {
   if (!existsSync(mainFile)) throw new Error('dist/main.js is missing: run "npm run build"');
   return new Promise((resolve) => {
     const child = execFile(
       process.execPath,
-      [mainFile, ...args],
+      [options.mainFile ?? mainFile, ...args],
       {
         cwd: options.cwd ?? root,
         env: cleanEnvironment(options.env),
@@ -66,6 +66,8 @@ export interface ServeOptions {
   readonly under?: readonly string[];
   /** The folder of an earlier child: same configuration file's place, data folder and login key. */
   readonly folder?: string;
+  /** Another build's entry than this one's `dist/main.js`. */
+  readonly mainFile?: string;
   /** Scratch program file that is loaded into the child before Couplet (`--import`). */
   readonly preload?: string;
 }
@@ -183,9 +185,10 @@ export class ServeChild {
     return line === undefined ? 0 : Number(line.slice(name.length + 1));
   }
 
-  /** `couplet audit verify` of this server's event log, with its own login key. */
+  /** `couplet audit verify` of this server's event log, with its own login key, and its directory as witness. */
   verify(path: string = this.eventsDir): Promise<Finished> {
-    return couplet(['audit', 'verify', path, '--login-key-file', join(this.folder, 'key')]);
+    const key = join(this.folder, 'key');
+    return couplet(['audit', 'verify', path, '--login-key-file', key, '--config', this.configFile]);
   }
 
   descriptors(): number {
@@ -242,7 +245,14 @@ export async function startServe(t: TestContext, options: ServeOptions = {}): Pr
   const preload = options.preload === undefined ? [] : ['--import', writePreload(folder, options.preload)];
   const [program = process.execPath, ...before] =
     options.under === undefined ? [] : [...options.under, process.execPath];
-  const args = [...preload, mainFile, 'serve', '--config', join(folder, 'couplet.yaml'), ...(options.args ?? [])];
+  const args = [
+    ...preload,
+    options.mainFile ?? mainFile,
+    'serve',
+    '--config',
+    join(folder, 'couplet.yaml'),
+    ...(options.args ?? []),
+  ];
   const child = spawn(program, [...before, ...args], {
     cwd: root,
     env: cleanEnvironment(options.env),
