@@ -45,6 +45,7 @@ void Recorder::configure(const RecorderOptions& options) {
   const uint32_t threads = lanes_.empty() ? options.threads : options_.threads;
   options_ = options;
   options_.threads = threads == 0 ? 1 : threads;
+  flushBytes_ = options.flushBytes;
   flushNs_ = int64_t{options.flushMs} * 1'000'000;
   fsyncNs_ = int64_t{options.fsyncMs} * 1'000'000;
   lowQueueBytes_ = options.lowQueueBytes;
@@ -103,10 +104,12 @@ void Recorder::forget(Recording* recording) {
 bool Recorder::flushAll(bool finish, uint32_t timeoutMs) {
   using Clock = std::chrono::steady_clock;
   const auto deadline = Clock::now() + std::chrono::milliseconds(timeoutMs);
+  isFlushing_.store(true);
   for (const auto& [handle, recording] : recordings_) {
     if (finish) endNow(*recording);
     recording->lane_.pushUrgent(*recording);
   }
+  bool inTime = true;
   // Asked for again and again instead of waited for: this is the way out of the process, not its work.
   for (const auto& entry : recordings_) {
     const Recording* recording = entry.second;
@@ -114,12 +117,13 @@ bool Recorder::flushAll(bool finish, uint32_t timeoutMs) {
       if (recording->fileClosed_.load(std::memory_order_acquire)) return true;
       return !finish && recording->queue_.backlog() == 0;
     };
-    while (!isDone()) {
-      if (Clock::now() >= deadline) return false;
+    while (inTime && !isDone()) {
+      inTime = Clock::now() < deadline;
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
   }
-  return true;
+  isFlushing_.store(false);
+  return inTime;
 }
 
 // -- limits --------------------------------------------------------------------------------------------------------

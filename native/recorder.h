@@ -134,7 +134,8 @@ class Recording {
   void putBlock(uint16_t type, uint16_t flags, const char* data, size_t length, int64_t arrivedNs);
   void putEnd();
   void putLine(const char* data, size_t length, int64_t arrivedNs);
-  uint32_t checksum(uint32_t before, const char* data, size_t length) const;
+  // Copies to a list; returns the checksum of what it is of before and of this, 0 where no sidecar asks for one.
+  uint32_t copyChecked(ChunkList& list, uint32_t crc, const char* data, size_t length, bool large) const;
   // Hands what was put into the queue's list to the writer, and crosses limits.
   void published(int64_t monotonicNs, uint64_t bytes);
   void endAt(int error);
@@ -267,7 +268,8 @@ class Recorder {
   RecorderOptions options_;
   // What other threads read of the options.
   std::atomic<int64_t> flushNs_, fsyncNs_;
-  std::atomic<uint64_t> lowQueueBytes_, lowFileQueueBytes_;
+  std::atomic<uint64_t> flushBytes_, lowQueueBytes_, lowFileQueueBytes_;
+  std::atomic<bool> isFlushing_{false};  // flushAll() waits: no file's rest stays for its age
   ChunkPool pool_;
   std::unordered_map<uint32_t, Recording*> recordings_;
   uint32_t nextHandle_ = 1;

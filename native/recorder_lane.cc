@@ -109,7 +109,7 @@ bool Lane::serviceUrgent() {
   for (Recording* at = takeAll(urgent_, &Recording::nextUrgent_); at != nullptr;) {
     Recording* next = at->nextUrgent_;
     at->isUrgent_.store(false);  // before looking at what there is to do: what comes now is pushed again
-    service(*at);
+    service(*at, false);
     at->release();
     at = next;
   }
@@ -128,7 +128,7 @@ void Lane::runWriter() {
       Recording* recording = waiting_.front();
       waiting_.pop_front();
       recording->isDirty_.store(false);
-      service(*recording);
+      service(*recording, true);
       recording->release();
       serviceUrgent();
     }
@@ -158,9 +158,12 @@ void Lane::waitForWork() {
 
 // -- one recording -------------------------------------------------------------------------------------------------
 
-void Lane::service(Recording& recording) {
+// `all`: all that is queued is to be written now, for it is of age. Else what is left stays among those that wait for
+// their age, where a recording with unwritten bytes always is.
+void Lane::service(Recording& recording, bool all) {
   if (!recording.arrived_) {
     recording.arrived_ = true;
+    all = true;
     recording.isDirty_.store(false);  // nobody pushed it so far
     if (recording.openError_ != 0) refuse(recording);
   }
@@ -177,7 +180,10 @@ void Lane::service(Recording& recording) {
     return;
   }
   const uint64_t before = recording.queue_.taken();
-  if (!writeQueued(recording)) return;
+  // Who is held back, or waits, waits for the rest as well.
+  const bool awaited = closing || report || recording.heldBack_.load() || recorder_.heldBack_.load() ||
+                       recorder_.isFlushing_.load();
+  if (!writeQueued(recording, all || awaited)) return;
   if (report) orderSync(recording, true, false);
   if (closing) {
     finish(recording, true);

@@ -49,11 +49,11 @@ class Lane {
   void collectDirty();
   void enqueueUrgent(Recording& recording);
   bool serviceUrgent();
-  void service(Recording& recording);
+  void service(Recording& recording, bool all);
   void refuse(Recording& recording);
-  bool writeQueued(Recording& recording);
+  bool writeQueued(Recording& recording, bool all);
   void begin(Recording& recording);
-  void walk(Recording& recording, const iovec* pieces, int count, uint64_t offset);
+  void walk(Recording& recording, iovec* pieces, int& count, size_t& bytes, uint64_t offset);
   int writeAll(int fd, iovec* pieces, int count, uint64_t offset, size_t& written, bool measured);
   void writeSidecar(Recording& recording, uint64_t upTo);
   void endSidecar(Recording& recording, int error);

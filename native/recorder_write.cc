@@ -11,6 +11,10 @@ namespace couplet {
 namespace {
 
 constexpr int kMaxPieces = 64;  // some megabytes in large chunks
+// Where writes to a busy file end: a page cache of large pages (tmpfs, XFS, ext4) takes an even write into few of them,
+// and an odd one into small ones at both of its ends (64 KiB messages cost 7.8 µs to record instead of 9.9, of
+// which the write itself takes 3.3 and 4.6).
+constexpr uint64_t kEvenBytes = 64 << 10;
 // A file's reserve: room for its end block that a full disk has no claim on, allocated far beyond any file's end (its
 // length does not change by it) and given back at the end.
 constexpr off_t kReserveAt = off_t{1} << 40;
@@ -18,17 +22,25 @@ constexpr off_t kReserveBytes = 8192;
 
 }  // namespace
 
-// Writes all that was published when called. False where that failed and the recording has ended.
-bool Lane::writeQueued(Recording& recording) {
+// Writes all that was published when called. Where it is asked for by flushBytes alone (not `all`), up to a multiple of
+// kEvenBytes, or nothing where it came here again while it was being written: what is left waits for more, or its age.
+// False where that failed and the recording has ended.
+bool Lane::writeQueued(Recording& recording, bool all) {
   WriteQueue& queue = recording.queue_;
-  const uint64_t target = queue.published();
+  uint64_t target = queue.published();
+  if (!all) {
+    const uint64_t flushBytes = recorder_.flushBytes_.load();
+    if (target - queue.taken() < flushBytes) return true;
+    if (flushBytes >= 4 * kEvenBytes) target -= target % kEvenBytes;  // else it would be much of what is asked for
+  }
   if (target != 0 && !recording.begun_) begin(recording);
   while (queue.taken() != target) {
     const uint64_t offset = queue.taken();
     iovec pieces[kMaxPieces];
     size_t bytes = 0;
-    const int count = queue.gather(pieces, kMaxPieces, target, bytes);
-    walk(recording, pieces, count, offset);
+    int count = queue.gather(pieces, kMaxPieces, target, bytes);
+    walk(recording, pieces, count, bytes, offset);
+    if (bytes == 0) break;  // the beginning of a header is left
     size_t written = 0;
     const int error = writeAll(recording.fd_, pieces, count, offset, written, true);
     recorder_.bytesWritten_.fetch_add(written, std::memory_order_relaxed);
@@ -57,22 +69,30 @@ void Lane::begin(Recording& recording) {
 }
 
 // Goes over bytes about to be written, which start where the last walk ended: notes where blocks end and what the
-// sidecar will say of them, and gives them the headers that they have in the file. No header is split between pieces.
-void Lane::walk(Recording& recording, const iovec* pieces, int count, uint64_t offset) {
+// sidecar will say of them, and gives them the headers that they have in the file. No header is split between pieces;
+// one that is cut by the end of the last one is left out of it.
+void Lane::walk(Recording& recording, iovec* pieces, int& count, size_t& bytes, uint64_t offset) {
   walked_.clear();
   for (int i = 0; i < count; i++) {
     char* at = static_cast<char*>(pieces[i].iov_base);
     char* const end = at + pieces[i].iov_len;
     if (recording.options_.lines) {
-      for (char* from = at; (from = static_cast<char*>(memchr(from, '\n', static_cast<size_t>(end - from)))) != nullptr;) {
-        from++;
-        walked_.push_back({offset + static_cast<uint64_t>(from - at), 0, 0, 0, 0, false});
+      for (char* from = at;; from++) {
+        from = static_cast<char*>(memchr(from, '\n', static_cast<size_t>(end - from)));
+        if (from == nullptr) break;
+        walked_.push_back({offset + static_cast<uint64_t>(from + 1 - at), 0, 0, 0, 0, false});
       }
       offset += pieces[i].iov_len;
       continue;
     }
     while (at != end) {
       if (recording.dataLeft_ == 0) {
+        if (const auto cut = static_cast<size_t>(end - at); cut < kBlockHeaderBytes) {
+          pieces[i].iov_len -= cut;
+          bytes -= cut;
+          count = pieces[i].iov_len == 0 ? i : i + 1;
+          return;
+        }
         QueuedHeader& block = recording.block_;
         memcpy(&block, at, sizeof block);
         storeBlockHeader(at, block.type, block.flags, block.size, block.micros / 1000);

@@ -14,6 +14,7 @@ namespace {
 
 // An assembled message up to this size is copied behind what its file has queued; a longer one brings its own chunks.
 constexpr uint64_t kCopiedBytes = ChunkPool::kSmallBytes;
+constexpr size_t kTurnBytes = 8192;
 
 // `at`: kBlockHeaderBytes in a queue.
 void storeQueued(char* at, uint16_t type, uint16_t flags, size_t size, int64_t wallNs, uint32_t crc) {
@@ -89,8 +90,8 @@ void Recording::putBlock(uint16_t type, uint16_t flags, const char* data, size_t
   ChunkList& list = queue_.list();
   const bool large = queue_.backlog() > ChunkPool::kManyBytes;
   char* header = list.reserve(kBlockHeaderBytes, large);
-  storeQueued(header, type, flags, length, clock_.wallNs(arrivedNs), checksum(0, data, length));
-  list.copy(data, length, large);
+  const uint32_t crc = copyChecked(list, 0, data, length, large);
+  storeQueued(header, type, flags, length, clock_.wallNs(arrivedNs), crc);
   published(arrivedNs, kBlockHeaderBytes + length);
 }
 
@@ -99,9 +100,21 @@ void Recording::putEnd() {
   putBlock(kEndBlock, 0, kEndMagic, kEndMagicBytes, clock_.monotonicNs());
 }
 
-// Taken here, where the bytes have just been read and are in the processor's caches: the writer would wait for them.
-uint32_t Recording::checksum(uint32_t before, const char* data, size_t length) const {
-  return options_.sidecar ? crc32c(before, data, length) : 0;
+// The checksum is taken here, where the bytes have just been read and are in the processor's caches: the writer would
+// wait for them. By turns with copying, so that a large message comes to its nearest cache once.
+uint32_t Recording::copyChecked(ChunkList& list, uint32_t crc, const char* data, size_t length, bool large) const {
+  if (!options_.sidecar) {
+    list.copy(data, length, large);
+    return 0;
+  }
+  while (length != 0) {
+    const size_t step = length < kTurnBytes ? length : kTurnBytes;
+    crc = crc32c(crc, data, step);
+    list.copy(data, step, large || length > ChunkPool::kManyBytes);
+    data += step;
+    length -= step;
+  }
+  return crc;
 }
 
 void Recording::published(int64_t monotonicNs, uint64_t bytes) {
@@ -117,12 +130,14 @@ void Recording::published(int64_t monotonicNs, uint64_t bytes) {
   }
   const uint64_t backlog = queue_.backlog();
   const RecorderOptions& limits = recorder_.options_;
-  if (backlog >= limits.flushBytes && !isUrgent_.load(std::memory_order_relaxed)) lane_.pushUrgent(*this);
-  if (!options_.strict) return;
-  if (backlog > limits.maxFileQueueBytes && !heldBack_.load(std::memory_order_relaxed)) recorder_.holdBack(this);
-  if (recorder_.queued() > limits.maxQueueBytes && !recorder_.heldBack_.load(std::memory_order_relaxed)) {
-    recorder_.holdBack(nullptr);
+  // Before the writer is called, which leaves no rest where a session is held back.
+  if (options_.strict) {
+    if (backlog > limits.maxFileQueueBytes && !heldBack_.load(std::memory_order_relaxed)) recorder_.holdBack(this);
+    if (recorder_.queued() > limits.maxQueueBytes && !recorder_.heldBack_.load(std::memory_order_relaxed)) {
+      recorder_.holdBack(nullptr);
+    }
   }
+  if (backlog >= limits.flushBytes && !isUrgent_.load(std::memory_order_relaxed)) lane_.pushUrgent(*this);
 }
 
 bool Recording::begin(uint16_t flags, size_t expected) {
@@ -146,8 +161,7 @@ bool Recording::more(uint16_t flags, const char* data, size_t length) {
   }
   // Neither subject to back-pressure, which would keep the message from ever being complete, nor to a limit of all
   // together, by which one sender's unfinished messages would end others' recordings: relay.maxMessageBytes bounds it.
-  assembly.crc = checksum(assembly.crc, data, length);
-  assembly.list.copy(data, length, assembly.list.bytes() > ChunkPool::kManyBytes);
+  assembly.crc = copyChecked(assembly.list, assembly.crc, data, length, assembly.list.bytes() > ChunkPool::kManyBytes);
   recorder_.assembling_ += length;
   return true;
 }

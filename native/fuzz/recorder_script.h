@@ -318,8 +318,7 @@ class Script {
       if (hasSidecar && stays) CHECK(::unlink(folder.at(sidecar).c_str()) == 0);
       if (hasSidecar && !stays) ::unlink(folder.at(sidecar).c_str());  // one that was lost before
     }
-    // What was put in before the event loop could see that a file had failed is thrown away a little after it closes.
-    wait(recorded, [&] { return recorder.statistics().queueBytes == 0; });
+    recorded.waitUntilEmpty();
     const couplet::Recorder::Statistics figures = recorder.statistics();
     CHECK(figures.assemblyBytes == 0 && figures.openFiles == 0);
     return files;

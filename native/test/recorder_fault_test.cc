@@ -38,7 +38,7 @@ Outcome record(const std::vector<string>& messages, Random& random, size_t flush
     if (!event->complete) failures++;
   }
   CHECK(recorded.take(Kind::closed) == nullptr);
-  CHECK_EQ(recorded.recorder.statistics().queueBytes, 0u);
+  recorded.waitUntilEmpty();
   CHECK_EQ(closed.bytes, folder.size("a"));
   if (closed.bytes == 0) {  // not even a header: no recording, and nothing of it stays
     CHECK(!folder.names().contains("a"));  // a sidecar that was lost before may; sweeps take it

@@ -195,6 +195,38 @@ TEST("flushBytes of one file are written at once, not after flushMs") {
   recorded.recorder.close(busy);
 }
 
+TEST("what flushBytes has written ends at 64 KiB, or before a header there; the rest is in the file with flushAll") {
+  FaultyDisk::reset();
+  TemporaryFolder folder;
+  Recorded recorded;
+  recorded.recorder.configure({.flushBytes = 262144, .flushMs = 3600000, .fsyncMs = 3600000});
+  size_t cut = 0;
+  for (size_t length = 1; length <= 24; length++) {
+    const string name = "even-" + std::to_string(length);
+    Recording* recording = startOpened(recorded, folder, name);
+    size_t total = kBlockHeaderBytes + kHeader.size();
+    size_t messages = 0;
+    for (const string data(length, 'x'); total < 700000; messages++, total += kBlockHeaderBytes + length) {
+      CHECK(recording->append(0, data.data(), data.size()));
+    }
+    while (recorded.recorder.statistics().queueBytes >= 262144) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    const size_t missing = (65536 - folder.size(name) % 65536) % 65536;
+    CHECK(missing < kBlockHeaderBytes);
+    if (missing != 0) cut++;
+    CHECK(folder.size(name) < total);
+    CHECK(recorded.recorder.flushAll(false, 10000));
+    CHECK_EQ(folder.size(name), total);
+    recorded.recorder.close(recording);
+    CHECK(recorded.wait(Kind::closed, recording->handle()).complete);
+    const std::vector<Block> blocks = readBlocks(folder.read(name));
+    CHECK_EQ(blocks.size(), messages + 2);
+    checkSidecar(folder.read(name + ".cpt"), blocks);
+  }
+  CHECK(cut != 0);
+}
+
 TEST("[R35] durable comes after a sync of the file and of its folder, and of what was queued until then") {
   FaultyDisk::reset();
   TemporaryFolder folder;

@@ -309,6 +309,15 @@ class Recorded {
     }
     return nullptr;
   }
+  // Waits until nothing is queued. What the event loop put in just when the writer gave a file up is thrown away when
+  // the writer looks at that file again, which close() asks for: after `closed`, and without an event.
+  void waitUntilEmpty() {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (recorder.statistics().queueBytes != 0) {
+      CHECK(std::chrono::steady_clock::now() < deadline);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
   Recording* open(const TemporaryFolder& folder, const std::string& name, const RecordingOptions& options = {}) {
     int error = 0;
     Recording* recording = recorder.open(folder.path(), name, options, error);
