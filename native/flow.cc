@@ -248,7 +248,11 @@ void pauseReading(Half& half, uint8_t reason) {
     if (half.pair != nullptr) half.pair->flowPauses++;
   }
   if ((half.pausedBy & kThrottles) && !(before & kThrottles)) half.throttledSinceMs = uv_now(relay.loop);
-  if (before == 0) applyPause(half);
+  if (before != 0) return;
+  applyPause(half);
+  if (half.listedPaused) return;
+  half.listedPaused = true;
+  relay.paused.push_back(half.id);
 }
 
 void resumeReading(Half& half, uint8_t reason) {

@@ -133,6 +133,7 @@ struct Half {
   bool promised = false;       // held, and about to be paired: what it sent, and its end, are for its mate
   bool inPieces = false;       // the recorder has the beginning of a message of this half
   bool dirty = false;
+  bool listedPaused = false;   // its id is in Relay::paused
   bool closeNow = false;       // to be closed in the next settle()
   bool peerClosed = false;     // its close frame has come
   bool finReceived = false;
@@ -173,6 +174,7 @@ struct Relay {
   std::unordered_map<uint32_t, Pair*> pairs;
   std::unordered_map<std::string, std::weak_ptr<Pace>> userPaces;
   std::vector<Half*> dirty, closing, paced, graveyard;
+  std::vector<uint32_t> paused;  // ids of all halves that are not read, and of some that were not
   std::vector<Pair*> ended, done;
   std::unordered_map<uint32_t, Pair*> recorded;  // pairs with a recording, by its handle
   uint32_t nextId = 1;
@@ -272,6 +274,8 @@ void startLoopHooks(uv_loop_t* loop);
 // Closes, flushes, reports and frees what the turn left to do.
 void settle();
 uint32_t ticksFor(uint64_t ms);
+// Puts a pair on the wheel: the sweep in which it may have to be pinged, or may be idle or stalled, looks at it.
+void watch(const Pair& pair);
 // Charges bytes of a half's mate-bound payload to its pair's buckets; pauses the half where one is empty.
 void chargePace(Half& half, uint64_t bytes);
 

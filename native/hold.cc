@@ -127,6 +127,7 @@ Pair* pairHalves(uint32_t owner, Half& user, Half& device, std::string_view gree
     if (half->undelivered.empty()) resumeReading(*half, kHeld);
   }
   relay.pairs.emplace(pair->id, owned.release());
+  watch(*pair);
   if (recording != 0) startRecording(*pair, recording, strict);
   return pair;
 }
