@@ -29,3 +29,11 @@ export function parseId(id: string): ParsedId | undefined {
 export function mintId(): string {
   return randomBytes(18).toString('base64url');
 }
+
+/**
+ * A printable id in memory of its own. A part of a longer string keeps that string: an id cut out of a request would keep
+ * its query, and the cookies in it, for as long as the session runs.
+ */
+export function ownCopy(id: string): string {
+  return Buffer.from(id, 'latin1').toString('latin1');
+}

@@ -213,6 +213,8 @@ export function createLogger(options: LoggerOptions = {}): LogHandle {
     },
     sink,
   );
+  // Its own answer is that of its own level. Children inherit this one too.
+  logger.isLevelEnabled = (label) => (severity[label] ?? 0) >= least;
   // pino does not format the bindings of children; they inherit this method.
   const makeChild = logger.child;
   logger.child = function child(this: Logger, bindings: object, childOptions?: object) {

@@ -1,4 +1,4 @@
-import { isPrintableId, parseId } from '../core/ids.ts';
+import { isPrintableId, ownCopy, parseId } from '../core/ids.ts';
 
 /** Where a routed session is to end (T5): a TCP or UDP port on the device, or no port: the agent itself serves it. */
 export interface RoutingInstruction {
@@ -72,14 +72,14 @@ export function parseRelayQuery(raw: string): ParsedQuery {
   return {
     ok: true,
     query: {
-      id,
+      id: ownCopy(id),
       auth,
       rauth: values.get('rauth') ?? '',
       browser: values.get('browser') === '1',
       noping: values.get('noping') === '1',
       hardClose: values.get('hd') === '1',
       protocol,
-      nodeid,
+      nodeid: nodeid === '' ? '' : ownCopy(nodeid),
       routing,
     },
   };

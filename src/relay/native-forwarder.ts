@@ -28,6 +28,42 @@ export interface NativeSocket extends HalfSocket {
 
 const scratch = newFigures();
 
+/** A pair that the addon forwards. Methods, not closures: a pair is held as long as its session. */
+class NativePair implements ForwardedPair {
+  readonly onEnd: (end: PairEnd) => void;
+  readonly #addon: NativeAddon;
+  readonly #id: number;
+
+  constructor(addon: NativeAddon, id: number, onEnd: (end: PairEnd) => void) {
+    this.#addon = addon;
+    this.#id = id;
+    this.onEnd = onEnd;
+  }
+
+  sendText(to: Side, text: string): void {
+    this.#addon.sendText(this.#id, to === 'user', text);
+  }
+
+  end(outcome: Outcome, code: number, reason: string, drain = false): void {
+    this.#addon.end(this.#id, outcomes.indexOf(outcome), code, reason, drain);
+  }
+
+  statistics(): PairStatistics {
+    if (!this.#addon.statistics(this.#id, scratch)) return noStatistics;
+    return {
+      bytesUserToDevice: scratch[figures.bytesFromUser]!,
+      bytesDeviceToUser: scratch[figures.bytesFromDevice]!,
+      messagesUserToDevice: scratch[figures.messagesFromUser]!,
+      messagesDeviceToUser: scratch[figures.messagesFromDevice]!,
+      ...throttling(
+        { throttledMs: scratch[figures.throttledFromUser]!, flowPausedMs: scratch[figures.flowPausedFromUser]! },
+        { throttledMs: scratch[figures.throttledFromDevice]!, flowPausedMs: scratch[figures.flowPausedFromDevice]! },
+      ),
+      bufferedBytes: scratch[figures.bufferedBytes]!,
+    };
+  }
+}
+
 /**
  * Forwarding in the addon: paired sockets' frames never enter JavaScript. This class only opens and ends pairs and
  * reads their counters; see native/flow.cc for the way of a message.
@@ -35,7 +71,7 @@ const scratch = newFigures();
 export class NativeForwarder implements Forwarder {
   readonly kind = 'native';
   readonly #addon: NativeAddon;
-  readonly #ends = new Map<number, (end: PairEnd) => void>();
+  readonly #pairs = new Map<number, NativePair>();
   readonly #unsubscribe: () => void;
   readonly #owner: number;
 
@@ -43,14 +79,14 @@ export class NativeForwarder implements Forwarder {
     this.#addon = addon;
     this.#owner = addon.owner();
     this.#unsubscribe = onNativePairEnd((pairId, outcome, closedBy, error) => {
-      const onEnd = this.#ends.get(pairId);
-      if (onEnd === undefined) return;
-      this.#ends.delete(pairId);
-      onEnd({
+      const pair = this.#pairs.get(pairId);
+      if (pair === undefined) return;
+      this.#pairs.delete(pairId);
+      pair.onEnd({
         outcome: outcomes[outcome]!,
         closedBy: closers[closedBy]!,
         error: halfErrors[error]!,
-        statistics: this.#statistics(pairId),
+        statistics: pair.statistics(),
       });
     });
   }
@@ -82,6 +118,7 @@ export class NativeForwarder implements Forwarder {
       options.recording?.handle ?? 0,
       options.recording?.strict ?? false,
     );
+    const pair = new NativePair(addon, id, onEnd);
     if (id === 0) {
       // A half went between the last look at it and now; the other one is still held.
       for (const socket of [user, device]) socket.close(4502, 'peer connection lost');
@@ -89,29 +126,9 @@ export class NativeForwarder implements Forwarder {
         onEnd({ outcome: 'peer-error', closedBy: 'relay', error: 'broken', statistics: noStatistics }),
       );
     } else {
-      this.#ends.set(id, onEnd);
+      this.#pairs.set(id, pair);
     }
-    return {
-      sendText: (to: Side, text: string) => addon.sendText(id, to === 'user', text),
-      end: (outcome: Outcome, code: number, reason: string, drain = false) =>
-        addon.end(id, outcomes.indexOf(outcome), code, reason, drain),
-      statistics: () => this.#statistics(id),
-    };
-  }
-
-  #statistics(pairId: number): PairStatistics {
-    if (!this.#addon.statistics(pairId, scratch)) return noStatistics;
-    return {
-      bytesUserToDevice: scratch[figures.bytesFromUser]!,
-      bytesDeviceToUser: scratch[figures.bytesFromDevice]!,
-      messagesUserToDevice: scratch[figures.messagesFromUser]!,
-      messagesDeviceToUser: scratch[figures.messagesFromDevice]!,
-      ...throttling(
-        { throttledMs: scratch[figures.throttledFromUser]!, flowPausedMs: scratch[figures.flowPausedFromUser]! },
-        { throttledMs: scratch[figures.throttledFromDevice]!, flowPausedMs: scratch[figures.flowPausedFromDevice]! },
-      ),
-      bufferedBytes: scratch[figures.bufferedBytes]!,
-    };
+    return pair;
   }
 
   totals(): ForwarderTotals {

@@ -38,7 +38,7 @@ type Stage = 'open' | 'draining' | 'closing' | 'gone';
 /** One half of a pair, and what is queued for it. */
 export class End {
   stage: Stage = 'open';
-  queue: { readonly data: ArrayBuffer | string; readonly isBinary: boolean }[] = [];
+  queue: { readonly data: ArrayBuffer | Uint8Array | string; readonly isBinary: boolean }[] = [];
   queuedBytes = 0;
   bytes = 0;
   messages = 0;

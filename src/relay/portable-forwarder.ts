@@ -26,7 +26,7 @@ export interface PortableSocket extends HalfSocket {
   /** Starts delivering to `receiver`, what came while the half was held first. */
   attach(receiver: PortableReceiver): void;
   /** Queues one message; never drops. Called outside read callbacks only. */
-  send(data: ArrayBuffer | string, isBinary: boolean): void;
+  send(data: ArrayBuffer | Uint8Array | string, isBinary: boolean): void;
   ping(): void;
   bufferedBytes(): number;
   /** Groups the sends made in `write` into few system calls. */
@@ -38,6 +38,10 @@ export interface PortableSocket extends HalfSocket {
   /** Ends the connection without a close frame. */
   terminate(): void;
 }
+
+/** Messages up to this size are copied into one buffer for a turn of the event loop: a buffer of its own costs more. */
+const sharedCopyBytes = 4096;
+const turnBufferBytes = 65_536;
 
 /** How often deadlines, pings and paces are looked at, milliseconds. */
 const tickMs = 250;
@@ -63,6 +67,9 @@ export class PortableForwarder implements Forwarder {
   readonly #userPaces = new Map<string, { pace: Pace; pairs: number }>();
   #dirty: PortablePair[] = [];
   #flushing: NodeJS.Immediate | undefined;
+  /** Of the messages that wait for the end of the turn. */
+  #turnBuffer = new Uint8Array(turnBufferBytes);
+  #turnBytes = 0;
   #timer: NodeJS.Timeout | undefined;
 
   constructor(clock: Clock) {
@@ -104,7 +111,22 @@ export class PortableForwarder implements Forwarder {
       const pairs = this.#dirty;
       this.#dirty = [];
       for (const dirty of pairs) dirty.flush();
+      if (this.#dirty.length === 0) this.#turnBytes = 0;
     });
+  }
+
+  /** A copy of a message that is good until its pair's next `flush`, which empties all queues or throws them away. */
+  copy(data: ArrayBuffer): ArrayBuffer | Uint8Array {
+    const bytes = data.byteLength;
+    if (bytes > sharedCopyBytes) return data.slice(0);
+    if (this.#turnBytes + bytes > turnBufferBytes) {
+      this.#turnBuffer = new Uint8Array(turnBufferBytes);
+      this.#turnBytes = 0;
+    }
+    const copy = this.#turnBuffer.subarray(this.#turnBytes, this.#turnBytes + bytes);
+    copy.set(new Uint8Array(data));
+    this.#turnBytes += bytes;
+    return copy;
   }
 
   /** Both sockets of a pair are closed. */

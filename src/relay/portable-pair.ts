@@ -155,14 +155,15 @@ export class PortablePair {
       sums.bytesDeviceToUser += bytes;
       sums.messagesDeviceToUser++;
     }
-    this.#push(mate, data.slice(0), isBinary, bytes);
+    this.#push(mate, this.#forwarder.copy(data), isBinary, bytes);
     if (this.#recording !== undefined) this.#record(this.#recording, end, data, isBinary);
     if (this.#paces.length > 0) {
       for (const pace of this.#paces) pace.charge(bytes);
       if (this.#paces.some((pace) => pace.spent)) this.#pause(end, 'pacePaused');
     }
     const { highWaterBytes, maxMessageBytes } = this.#options;
-    if (mate.backlog <= highWaterBytes) return;
+    // What the socket had buffered when it was last asked it still has at most: asking is a call out of JavaScript.
+    if (mate.queuedBytes + mate.lastBuffered <= highWaterBytes || mate.backlog <= highWaterBytes) return;
     this.#pause(end, 'flowPaused');
     this.#capUnpausable(end, mate.backlog > highWaterBytes + maxMessageBytes + readBytes);
   }
@@ -183,7 +184,7 @@ export class PortablePair {
     if (strict) this.end('recording-failed', closeCodes.recordingFailed, 'the recording failed', false);
   }
 
-  #push(end: End, data: ArrayBuffer | string, isBinary: boolean, bytes: number): void {
+  #push(end: End, data: ArrayBuffer | Uint8Array | string, isBinary: boolean, bytes: number): void {
     end.queue.push({ data, isBinary });
     end.queuedBytes += bytes;
     this.#schedule();

@@ -16,6 +16,7 @@ import {
   type SessionEnd,
   type SessionRecorder,
   type SessionRecording,
+  type StartingSession,
 } from './session.ts';
 import { StartingPair } from './starting-pair.ts';
 
@@ -72,6 +73,8 @@ export class Relay {
   readonly #clock: Clock;
   readonly #sessions = new Set<RunningSession>();
   readonly #keepalive = new Keepalive(() => this.#sessions);
+  /** Of the sessions that have an end by the clock; most have none. */
+  readonly #endTimers = new Map<RunningSession, NodeJS.Timeout>();
   #settings: RelaySettings;
   #holdTimer: NodeJS.Timeout | undefined;
   #closed = false;
@@ -253,22 +256,33 @@ export class Relay {
     for (const mismatch of mismatches) this.#observer.mismatch(session, mismatch);
     this.#observer.sessionStarting(session);
     this.limits.sessionsByUser.add(session.userid);
-    const timers: { end?: NodeJS.Timeout } = {};
-    const onEnd = (end: PairEnd) => {
-      clearTimeout(timers.end);
-      this.#over(running, end, [user, device]);
-    };
+    // Kept as long as the session, with all variables that a closure in this function uses: let there be no other.
+    const onEnd = (end: PairEnd) => this.#over(session as RunningSession, end, user, device);
+    const opening = this.#recorder?.begin(session);
+    if (opening !== undefined) return this.#pairRecorded(session, user, device, opening, onEnd);
+    const options = this.#pairOptions(session, undefined);
+    // Before it is paired: without the addon, what a half has sent while it waited may end the pair as it starts.
+    this.#sessions.add(session as RunningSession);
+    session.pair = this.#forwarder.pair(user.socket, device.socket, greetings.plain, options, onEnd);
+    if (this.#sessions.has(session as RunningSession)) this.#armEnd(session as RunningSession);
+  }
+
+  /** The halves stay held until it is settled whether the session is recorded. */
+  #pairRecorded(
+    session: StartingSession,
+    user: Half,
+    device: Half,
+    opening: Promise<SessionRecording | 'unrecorded' | 'refused'>,
+    onEnd: (end: PairEnd) => void,
+  ): void {
+    const pair = new StartingPair([user.socket, device.socket], onEnd);
+    session.pair = user.starting = device.starting = pair;
+    const running = session as RunningSession;
+    this.#sessions.add(running);
+    this.#armEnd(running);
     const forward = (greeting: string, recording?: SessionRecording) =>
       this.#forwarder.pair(user.socket, device.socket, greeting, this.#pairOptions(session, recording), onEnd);
-    const opening = this.#recorder?.begin(session);
-    const pair =
-      opening === undefined ? forward(greetings.plain) : new StartingPair([user.socket, device.socket], onEnd);
-    const running: RunningSession = Object.assign(session, { pair, recording: undefined });
-    this.#sessions.add(running);
-    this.#armEnd(running, timers);
-    if (!(pair instanceof StartingPair)) return;
-    user.starting = device.starting = pair;
-    void opening?.then((recording) => {
+    void opening.then((recording) => {
       user.starting = device.starting = undefined;
       this.#startRecorded(running, pair, recording, forward);
     });
@@ -312,14 +326,14 @@ export class Relay {
   }
 
   // The nearest of a session's ends by the clock: the tokens' absolute expiry (R6) and the longest session (R26).
-  #armEnd(session: RunningSession, timers: { end?: NodeJS.Timeout }): void {
+  #armEnd(session: RunningSession): void {
     const expiresAtMs = Math.min(session.user.expiresAtMs ?? Infinity, session.device.expiresAtMs ?? Infinity);
     const tokenMs = expiresAtMs - this.#clock.nowMs();
     const longestMs = this.#settings.maxSessionMs;
     const limitMs = longestMs === 0 ? Infinity : session.startedMs + longestMs - this.#clock.monotonicMs();
     const delayMs = Math.min(tokenMs, limitMs);
     if (delayMs === Infinity) return;
-    timers.end = setTimeout(
+    const timer = setTimeout(
       () => {
         if (tokenMs <= maxDelayMs && tokenMs <= limitMs) {
           session.pair.end('expired', closeCodes.expired, 'token expired');
@@ -327,15 +341,18 @@ export class Relay {
           this.#observer.limitHit('duration', session.user);
           session.pair.end('limit', closeCodes.limit, 'relay.maxSessionMs reached');
         } else {
-          this.#armEnd(session, timers);
+          this.#armEnd(session);
         }
       },
       Math.min(Math.max(delayMs, 0), maxDelayMs),
     );
+    this.#endTimers.set(session, timer);
   }
 
-  #over(session: RunningSession, end: PairEnd, halves: readonly Half[]): void {
-    for (const half of halves) half.state = 'closed';
+  #over(session: RunningSession, end: PairEnd, user: Half, device: Half): void {
+    user.state = device.state = 'closed';
+    clearTimeout(this.#endTimers.get(session));
+    this.#endTimers.delete(session);
     this.pairing.end(session);
     session.recording?.close();
     this.#sessions.delete(session);

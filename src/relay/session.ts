@@ -101,13 +101,19 @@ export interface Mismatch {
   readonly device: string;
 }
 
+/**
+ * A session before its pair is there. It has all fields of a running one from the start: fields added later would be
+ * kept in a memory block of their own.
+ */
+export type StartingSession = Session & { pair: ForwardedPair | undefined; recording: SessionRecording | undefined };
+
 /** Makes the session's facts out of its two halves (R3, R29). */
 export function describeSession(
   waiting: Half,
   user: Half,
   device: Half,
   nowMs: number,
-): { session: Session; mismatches: Mismatch[] } {
+): { session: StartingSession; mismatches: Mismatch[] } {
   const u = user.admission;
   const d = device.admission;
   const mismatches: Mismatch[] = [];
@@ -119,7 +125,7 @@ export function describeSession(
   }
   const newcomer = waiting === user ? device : user;
   const named = u.identity.userid !== '' ? u.identity : d.identity;
-  const session: Session = {
+  const session: StartingSession = {
     domain: u.domain,
     id: u.id,
     user: u,
@@ -134,6 +140,8 @@ export function describeSession(
     noping: u.noping || d.noping,
     startedMs: nowMs,
     waitedMs: nowMs - waiting.arrivedMs,
+    pair: undefined,
+    recording: undefined,
   };
   return { session, mismatches };
 }

@@ -57,17 +57,21 @@ export class TrustedProxies {
    * no address ends the walk at the proxy that passed it on: what lies behind it is not believed.
    */
   clientAddress(claims: AddressClaims): string {
-    let address = canonicalAddress(claims.tcp) ?? claims.tcp;
+    const { tcp } = claims;
+    let address = canonicalAddress(tcp) ?? tcp;
     if (!this.#trusts(address)) return address;
-    if (claims.proxied !== '') {
-      const source = canonicalAddress(claims.proxied);
+    const { proxied } = claims;
+    if (proxied !== '') {
+      const source = canonicalAddress(proxied);
       if (source === undefined) return address;
       address = source;
     }
-    let end = claims.forwardedFor.length;
+    if (!this.#trusts(address)) return address;
+    const { forwardedFor } = claims;
+    let end = forwardedFor.length;
     while (end > 0 && this.#trusts(address)) {
-      const comma = claims.forwardedFor.lastIndexOf(',', end - 1);
-      const entry = forwardedAddress(claims.forwardedFor.slice(comma + 1, end).trim());
+      const comma = forwardedFor.lastIndexOf(',', end - 1);
+      const entry = forwardedAddress(forwardedFor.slice(comma + 1, end).trim());
       if (entry === undefined) break;
       address = entry;
       end = comma;
@@ -76,7 +80,7 @@ export class TrustedProxies {
   }
 
   #trusts(address: string): boolean {
-    return isIP(address) !== 0 && this.includes(address);
+    return this.#networks.length > 0 && isIP(address) !== 0 && this.includes(address);
   }
 }
 

@@ -2,6 +2,7 @@ import type { WebSocket } from 'uWebSockets.js';
 import type { NativeAddon } from '../native/binding.ts';
 import type { NativeSocket } from '../relay/native-forwarder.ts';
 import type { PortableReceiver, PortableSocket, SocketEnd } from '../relay/portable-forwarder.ts';
+import type { Half } from '../relay/session.ts';
 
 /** User data of a half's WebSocket; uWebSockets.js copies it onto the WebSocket object. */
 export interface HalfData {
@@ -14,20 +15,30 @@ const uwsReasons: Readonly<Record<string, SocketEnd>> = {
   'Received too big message': 'too-big',
 };
 
+/** What the sockets of one listener have in common: an object for all of them, for each is held as long as its session. */
+export interface HalfSocketParts {
+  readonly addon: NativeAddon | undefined;
+  readonly ssl: boolean;
+  /** A half's socket is closed, whoever closed it; called once. */
+  closed(half: Half): void;
+  /** A half that nobody could pause has sent more than `maxEarlyBytes` before its mate came. */
+  flooded(half: Half): void;
+}
+
 /**
  * A half's uWebSockets.js socket. With the addon it is held from its opening, natively forwarded or (portable path)
  * paused and resumed; without the addon what it sends while it waits is kept up to `maxEarlyBytes`.
  */
 export class UwsHalfSocket implements NativeSocket, PortableSocket {
   nativeId = 0;
-  readonly #addon: NativeAddon | undefined;
-  readonly #ssl: boolean;
+  /** Whose socket it is; set before it opens. */
+  half!: Half;
+  readonly #parts: HalfSocketParts;
   readonly #maxEarlyBytes: number;
-  readonly #onClosed: () => void;
-  readonly #onFlood: () => void;
   #ws: WebSocket<HalfData> | undefined;
   #receiver: PortableReceiver | undefined;
-  #early: { data: ArrayBuffer; isBinary: boolean }[] = [];
+  /** Made for the first message, as nearly all halves have none. */
+  #early: { data: ArrayBuffer; isBinary: boolean }[] | undefined;
   #earlyBytes = 0;
   #paused = false;
   #closing = false;
@@ -35,29 +46,20 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
   /** How a promised half that nobody could hold has ended, until its mate is told. */
   #ended: SocketEnd | undefined;
 
-  /**
-   * @param onClosed the socket is closed, whoever closed it; called once
-   * @param onFlood a half that nobody could pause has sent more than `maxEarlyBytes` before its mate came
-   */
-  constructor(
-    addon: NativeAddon | undefined,
-    ssl: boolean,
-    maxEarlyBytes: number,
-    onClosed: () => void,
-    onFlood: () => void,
-  ) {
-    this.#addon = addon;
-    this.#ssl = ssl;
+  constructor(parts: HalfSocketParts, maxEarlyBytes: number) {
+    this.#parts = parts;
     this.#maxEarlyBytes = maxEarlyBytes;
-    this.#onClosed = onClosed;
-    this.#onFlood = onFlood;
+  }
+
+  get #addon(): NativeAddon | undefined {
+    return this.#parts.addon;
   }
 
   // -- from uWebSockets.js ------------------------------------------------------------------------------------------
 
   opened(ws: WebSocket<HalfData>): void {
     this.#ws = ws;
-    if (this.#addon !== undefined) this.nativeId = this.#addon.hold(ws, this.#ssl);
+    if (this.#addon !== undefined) this.nativeId = this.#addon.hold(ws, this.#parts.ssl);
   }
 
   message(data: ArrayBuffer, isBinary: boolean): void {
@@ -65,9 +67,10 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
     if (this.#closing) return;
     this.#earlyBytes += data.byteLength;
     if (this.#earlyBytes > this.#maxEarlyBytes) {
-      this.#early = [];
-      this.#onFlood();
+      this.#early = undefined;
+      this.#parts.flooded(this.half);
     } else {
+      this.#early ??= [];
       this.#early.push({ data: data.slice(0), isBinary });
     }
   }
@@ -83,7 +86,7 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
   /** A ping came, and uWebSockets.js has answered it. */
   pinged(): void {
     if (this.#receiver !== undefined) this.#receiver.pinged();
-    else if (!this.#closing && this.bufferedBytes() > this.#maxEarlyBytes) this.#onFlood();
+    else if (!this.#closing && this.bufferedBytes() > this.#maxEarlyBytes) this.#parts.flooded(this.half);
   }
 
   socketClosed(code: number, reason: ArrayBuffer): void {
@@ -94,9 +97,9 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
       this.#ended = end;
       return;
     }
-    this.#early = [];
+    this.#early = undefined;
     this.#receiver?.closed(end);
-    this.#onClosed();
+    this.#parts.closed(this.half);
   }
 
   // -- HalfSocket: while it waits or is refused ---------------------------------------------------------------------
@@ -127,8 +130,8 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
   attach(receiver: PortableReceiver): void {
     this.#receiver = receiver;
     if (this.nativeId !== 0) this.#addon!.adopt(this.nativeId);
-    const early = this.#early;
-    this.#early = [];
+    const early = this.#early ?? [];
+    this.#early = undefined;
     for (const { data, isBinary } of early) receiver.message(data, isBinary);
     if (this.#ended !== undefined) this.#tellEnd();
   }
@@ -136,12 +139,12 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
   #tellEnd(): void {
     const end = this.#ended!;
     this.#ended = undefined;
-    this.#early = [];
+    this.#early = undefined;
     this.#receiver?.closed(end);
-    this.#onClosed();
+    this.#parts.closed(this.half);
   }
 
-  send(data: ArrayBuffer | string, isBinary: boolean): void {
+  send(data: ArrayBuffer | Uint8Array | string, isBinary: boolean): void {
     // Never dropped: maxBackpressure is 0, the forwarder bounds the buffer by pausing the sender.
     this.#ws?.send(data, isBinary);
   }

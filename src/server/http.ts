@@ -23,12 +23,22 @@ export function respond(res: HttpResponse, status: number, body: string, content
   });
 }
 
-/** What a request says of where it comes from (R12); whom to believe is the proxies' list. */
+/**
+ * What a request says of where it comes from (R12); whom to believe is the proxies' list. To be read in the request's
+ * callback. Each claim is made when it is asked for: without trusted proxies only `tcp` is, and the others cost a
+ * buffer and a call for each header.
+ */
 export function addressClaims(res: HttpResponse, req: HttpRequest): AddressClaims {
   return {
-    tcp: text(res.getRemoteAddressAsText()),
-    proxied: text(res.getProxiedRemoteAddressAsText()),
-    forwardedFor: headerValues(req, 'x-forwarded-for'),
+    get tcp() {
+      return text(res.getRemoteAddressAsText());
+    },
+    get proxied() {
+      return text(res.getProxiedRemoteAddressAsText());
+    },
+    get forwardedFor() {
+      return headerValues(req, 'x-forwarded-for');
+    },
   };
 }
 

@@ -6,7 +6,7 @@ import type { AdmissionLimit } from '../relay/limits.ts';
 import type { Relay } from '../relay/relay.ts';
 import { Half } from '../relay/session.ts';
 import type { AddressClaims } from './address.ts';
-import { type HalfData, UwsHalfSocket } from './half-socket.ts';
+import { type HalfData, type HalfSocketParts, UwsHalfSocket } from './half-socket.ts';
 import { addressClaims, respond } from './http.ts';
 import { openSockets } from './open-sockets.ts';
 
@@ -72,12 +72,19 @@ export class RelayEndpoint {
   /** Upgrades whose decision is under way. */
   pendingUpgrades = 0;
   readonly #parts: EndpointParts;
+  readonly #plainSockets: HalfSocketParts;
+  readonly #tlsSockets: HalfSocketParts;
   /** Halves whose sockets are open, also those that are being closed. */
   #open = 0;
   #onEmpty: (() => void)[] = [];
 
   constructor(parts: EndpointParts) {
     this.#parts = parts;
+    const { relay, addon } = parts;
+    const closed = (half: Half) => this.#closed(half);
+    const flooded = (half: Half) => relay.flooded(half);
+    this.#plainSockets = { addon, ssl: false, closed, flooded };
+    this.#tlsSockets = { addon, ssl: true, closed, flooded };
   }
 
   /** Puts the endpoint on an app; its messages are uWebSockets.js's only on the portable path. */
@@ -190,23 +197,20 @@ export class RelayEndpoint {
     const limit = this.#parts.relay.admitHalf(decision.admission);
     if (limit !== undefined) return this.#refuseByLimit(upgrade.res, limit, request);
     if (decision.confirm !== undefined) return this.#follow(decision.confirm, upgrade, request);
-    const { relay, addon } = this.#parts;
-    const socket = new UwsHalfSocket(
-      addon,
-      upgrade.ssl,
-      this.#parts.maxEarlyBytes(),
-      () => {
-        this.#open--;
-        relay.left(half);
-        if (this.#open === 0) for (const resolve of this.#onEmpty.splice(0)) resolve();
-      },
-      () => relay.flooded(half),
-    );
+    const parts = upgrade.ssl ? this.#tlsSockets : this.#plainSockets;
+    const socket = new UwsHalfSocket(parts, this.#parts.maxEarlyBytes());
     const half = new Half(decision.admission, socket);
+    socket.half = half;
     this.#open++;
     upgrade.accept({ couplet: socket });
-    if (decision.enter === undefined) relay.join(half);
+    if (decision.enter === undefined) this.#parts.relay.join(half);
     else decision.enter(half);
+  }
+
+  #closed(half: Half): void {
+    this.#open--;
+    this.#parts.relay.left(half);
+    if (this.#open === 0) for (const resolve of this.#onEmpty.splice(0)) resolve();
   }
 
   #refuseByLimit(res: HttpResponse, limit: AdmissionLimit | 'auth-timeout', request: UpgradeRequest): void {

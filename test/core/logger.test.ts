@@ -72,6 +72,22 @@ test('the level changes at run time, for children made before too', async () => 
   );
 });
 
+test('whoever asks is told which levels make a line, after a change too and of children', async () => {
+  await logged(
+    (log) => {
+      const child = log.logger.child({ component: 'x' });
+      const wanted = () => (['info', 'warn', 'error'] as const).filter((level) => child.isLevelEnabled(level));
+      assert.deepEqual(wanted(), ['warn', 'error']);
+      log.setLevel('info');
+      assert.deepEqual(wanted(), ['info', 'warn', 'error']);
+      log.setLevel('error');
+      assert.deepEqual(wanted(), ['error']);
+      assert.equal(log.logger.isLevelEnabled('warn'), false);
+    },
+    { level: 'warn' },
+  );
+});
+
 test('a record with a cycle or great depth is a line all the same', async () => {
   const { lines } = await logged(({ logger }) => {
     const cycle: Record<string, unknown> = { name: 'x' };

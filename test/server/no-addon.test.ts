@@ -135,3 +135,19 @@ test('[R15] without the addon what a waiting half sends is kept up to the high-w
   assert.deepEqual(outcomes, ['slow']);
   assert.equal(relay.pairing.waitingCount, 0);
 });
+
+test('[R26] without the addon an early message above a limit that a reload lowered ends the session as it starts', async (t) => {
+  const { url, ends, relay } = start(t);
+  const user = await connect(t, url('user', 'lowered'));
+  user.send(Buffer.alloc(300_000));
+  await connect(t, url('device', 'other')); // by then it is kept
+  relay.configure({ ...settings, maxMessageBytes: 1000, maxSessionMs: 60_000 });
+  const mate = await connect(t, url('device', 'lowered'));
+  assert.equal((await user.closed).code, 1009);
+  assert.equal((await mate.closed).code, 1009);
+  assert.deepEqual(
+    ends.map(({ outcome, error }) => [outcome, error]),
+    [['limit', 'too-big']],
+  );
+  assert.equal(relay.sessionCount, 0);
+});
