@@ -74,7 +74,9 @@ export abstract class Emitter {
     let json: string;
     try {
       const record: Record<string, EventValue> = { time: new Date(this.clock.nowMs()).toISOString(), code };
-      for (const [field, value] of Object.entries(makeFields())) {
+      const fields = makeFields();
+      for (const field in fields) {
+        const value = fields[field];
         if (value !== undefined) record[field] = clean(value);
       }
       event = record as unknown as EventRecord;

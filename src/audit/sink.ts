@@ -40,4 +40,6 @@ export interface AuditLogger {
   info(fields: object, message: string): void;
   warn(fields: object, message: string): void;
   error(fields: object, message: string): void;
+  /** False where a line of this level would be thrown away; where it is absent none is. */
+  isLevelEnabled?(level: 'info' | 'warn' | 'error'): boolean;
 }

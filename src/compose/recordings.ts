@@ -11,7 +11,7 @@ import { loadRecorder } from '../native/binding.ts';
 import { recorderConfigure, recorderStatistics } from '../native/recorder-binding.ts';
 import { RecordingJobs } from '../recording/jobs.ts';
 import { type KnownParties, type RecordingMode, settingsOf } from '../recording/policy.ts';
-import { SessionRecorder } from '../recording/recorder.ts';
+import { SessionRecorder, type SessionSettings } from '../recording/recorder.ts';
 import type { RetentionLimits } from '../recording/retention.ts';
 import type { SalvageResult } from '../recording/salvage.ts';
 import type { Session } from '../relay/session.ts';
@@ -55,6 +55,7 @@ export class Recordings {
   #lastSweepMs = Number.NEGATIVE_INFINITY;
   #notReady = '';
   readonly #made = new Set<string>();
+  #settings: { readonly of: Config; readonly are: SessionSettings } | undefined;
   #checking = false;
   /** Looks at the folders that were due while one was under way. */
   #unanswered = 0;
@@ -94,10 +95,7 @@ export class Recordings {
     this.#jobs = newJobs();
     this.#checks = newJobs();
     this.recorder = new SessionRecorder<Session>({
-      settings: () => {
-        const { sidecar, startMs } = parts.config().recording;
-        return { ...recordingOptions(parts.config()), sidecar, startMs };
-      },
+      settings: () => this.#sessionSettings(),
       ...(parts.parties && { parties: parts.parties }),
       observer: {
         started: (session, file, mode) => events.recordingStarted({ ...factsOf(session, mode), file }),
@@ -112,6 +110,16 @@ export class Recordings {
       clock,
       software,
     });
+  }
+
+  // Asked at each session's start; made anew for a new configuration only.
+  #sessionSettings(): SessionSettings {
+    const config = this.#parts.config();
+    if (this.#settings?.of !== config) {
+      const { sidecar, startMs } = config.recording;
+      this.#settings = { of: config, are: { ...recordingOptions(config), sidecar, startMs } };
+    }
+    return this.#settings.are;
   }
 
   /** Makes the folders, salvages what an earlier process left (R37) and starts the clocks. Making folders is all it waits for: the first session needs its folder. */

@@ -77,7 +77,10 @@ export function decideRecording(
   session: SessionToRecord,
   parties: KnownParties,
 ): RecordingDecision {
-  const { mode, folder, protocols, index, selection } = settingsOf(options, session.domain);
+  // No copy of them where the domain has none of its own: this is asked at the start of every session.
+  const own = options.domains?.[session.domain];
+  const { mode, folder, protocols, index, selection } =
+    own === undefined ? options : settingsOf(options, session.domain);
   if (mode === 'off') return { record: false, why: 'off' };
   const { userId } = session;
   if (userId === undefined) return { record: false, why: 'no-user' };

@@ -70,9 +70,11 @@ export interface RecordingObserver<S> {
   ): void;
 }
 
+export type SessionSettings = RecordingOptions & { readonly sidecar: boolean; readonly startMs: number };
+
 export interface SessionRecorderOptions<S> {
   /** Read when a session starts. */
-  settings(): RecordingOptions & { readonly sidecar: boolean; readonly startMs: number };
+  settings(): SessionSettings;
   /** Asks the directory; absent: there is none. */
   readonly parties?: (session: S) => Promise<KnownParties>;
   readonly observer: RecordingObserver<S>;

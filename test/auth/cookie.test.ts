@@ -30,6 +30,34 @@ test('[R5] cookies sealed by hand open, and those sealed here open by hand: base
   assert.match(hexSealer.seal(user), /^[0-9a-f]+$/);
 });
 
+test('[R6] a cookie that has been opened before is judged anew each time, and a changed one is another', () => {
+  const clock = new SetClock();
+  const sealer = new CookieSealer(loginKey, clock);
+  const text = sealer.seal({ userid: 'user//alice', domainid: '', expire: 2 });
+  assert.equal(faultOf(sealer.open(text, 'auth')), 'opened');
+  assert.equal(faultOf(sealer.open(text, 'auth')), 'opened');
+  assert.equal(faultOf(sealer.open(text, 'rauth')), 'cookie-parameter');
+  const other = `${text.slice(0, -8)}${text.at(-8) === 'A' ? 'B' : 'A'}${text.slice(-7)}`;
+  assert.equal(faultOf(sealer.open(other, 'auth')), 'cookie-forged');
+  clock.ms += 121_000;
+  assert.equal(faultOf(sealer.open(text, 'auth')), 'cookie-expired');
+  const once = sealer.seal({ userid: 'user//alice', domainid: '', once: 1 });
+  const prints = [1, 2].map(() => {
+    const opened = sealer.open(once, 'auth');
+    return opened.ok && opened.once?.fingerprint;
+  });
+  assert.match(String(prints[0]), /^[0-9a-f]{64}$/);
+  assert.equal(prints[0], prints[1]);
+  // More cookies than are kept: none is forgotten to be opened.
+  const many = Array.from({ length: 600 }, (_, n) => sealer.seal({ userid: `user//u${n}`, domainid: '' }));
+  for (const round of [0, 1]) {
+    for (const [n, one] of many.entries()) {
+      const opened = sealer.open(one, 'auth');
+      assert.ok(opened.ok && opened.cookie.kind === 'user' && opened.cookie.userid === `user//u${n}`, `${round} ${n}`);
+    }
+  }
+});
+
 test('[R5] only the configured encoding is taken, in its one form', () => {
   const hexSealer = new CookieSealer(loginKey, clock, 'hex');
   const base64 = sealByHand({ ...user, filler: 'xx' });

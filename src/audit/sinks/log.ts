@@ -16,11 +16,13 @@ export function createLogSink(logger: AuditLogger): EventSink {
   return {
     name: 'log',
     write(event: EventRecord): void {
+      const level = levelOf(event.code);
+      if (logger.isLevelEnabled?.(level) === false) return;
       const fields: Record<string, EventValue> = {};
       for (const [name, value] of Object.entries(event)) {
         if (name !== 'time' && name !== 'msg') fields[name] = safeValue(value);
       }
-      logger[levelOf(event.code)](fields, safeText(event.msg));
+      logger[level](fields, safeText(event.msg));
     },
   };
 }
