@@ -1,131 +1,89 @@
-import { writeFileSync } from 'node:fs';
-import { cpus, release } from 'node:os';
-import { parseArgs } from 'node:util';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { systemClock } from '../src/core/clock.ts';
+import { packageVersion } from '../src/core/version.ts';
 import { type Affinity, chooseAffinity } from './affinity.ts';
-import { buildTools, cacheFolder, compilerFlags } from './build.ts';
-import { type Interval, type MeasuredRun, measure } from './measure.ts';
-import { coupletPeer, coupletRecordedPeer } from './peers/couplet.ts';
-import { floorPeer } from './peers/floor.ts';
+import { buildTools, type Tools } from './build.ts';
+import { writeCharts } from './charts/index.ts';
+import { compareResults } from './guard.ts';
+import { type Measured, measureScenario } from './kinds.ts';
+import { describeCommit, describeMachine } from './machine.ts';
+import { type Options, readOptions, usage } from './options.ts';
+import { allPeers } from './peers/all.ts';
 import type { Peer } from './peers/peer.ts';
-import { wsPeer, wsRecordedPeer } from './peers/ws.ts';
-import { checkPrecision, formatPrecision, measurePrecision, precisionName, precisionTitle } from './precision.ts';
-import { checkRatios, formatScenario, reportScenario, type ScenarioReport } from './report.ts';
-import { type Scenario, scenarios, selectScenarios } from './scenarios.ts';
+import { recordingMemory } from './peers/recordings.ts';
+import { checkPrecision, formatPrecision, measurePrecision } from './precision.ts';
+import { checkAsked, formatScenario, reportScenario } from './report.ts';
+import { type BenchResult, readResult, type ScenarioResult } from './results.ts';
+import type { Scenario } from './scenarios.ts';
 
-const peerNames = [...new Set(scenarios.flatMap(({ peers }) => peers))];
-
-const usage = `usage: npm run bench -- [scenario…] [options]
-
-Scenarios (all where none is named):
-${scenarios.map(({ name, title }) => `  ${name.padEnd(24)}${title}`).join('\n')}
-Only where it is named, once, and with the machine to itself:
-  ${precisionName.padEnd(24)}${precisionTitle}
-
-  --runs N          rounds; each measures every peer once, in a fresh process (3; for a claim take 7)
-  --duration S      measured seconds of a run (2; ${precisionName}: 20)
-  --warmup S        seconds of load before them (1)
-  --peers A,B,…     ${peerNames.join(',')};
-                    what a scenario's ratios refer to is always measured
-  --json FILE       where the figures go (bench/.cache/last.json)
-  --check           exit 1 where couplet is above an asked ratio or was not measured, or its recorded times are off
-`;
-
-interface Options {
-  readonly scenarios: readonly Scenario[];
-  /** Seconds that recorded times are measured for; absent where that was not asked. */
-  readonly precisionSeconds: number | undefined;
-  readonly runs: number;
-  readonly interval: Interval;
-  readonly peers: readonly string[];
-  readonly json: string;
-  readonly check: boolean;
+interface Missing {
+  readonly peer: string;
+  readonly reason: string;
 }
 
-function positive(text: string, name: string, whole: boolean): number {
-  const value = Number(text);
-  if (!(value > 0) || !Number.isFinite(value) || (whole && !Number.isInteger(value))) {
-    throw new Error(`--${name} "${text}": must be a ${whole ? 'whole ' : ''}number above 0`);
+function isWanted(peer: string, scenario: Scenario, options: Options): boolean {
+  if (!scenario.peers.includes(peer)) return false;
+  return options.peers.includes(peer) || scenario.references.includes(peer);
+}
+
+/** The peers that the chosen scenarios compare, those that cannot be started here apart. */
+function selectPeers(options: Options, tools: Tools): { peers: Peer[]; missing: Missing[] } {
+  const peers: Peer[] = [];
+  const missing: Missing[] = [];
+  for (const peer of allPeers(tools)) {
+    if (!options.scenarios.some((scenario) => isWanted(peer.name, scenario, options))) continue;
+    const reason = peer.unavailable();
+    if (reason === undefined) peers.push(peer);
+    else missing.push({ peer: peer.name, reason });
   }
-  return value;
+  return { peers, missing };
 }
 
-function readOptions(args: readonly string[]): Options | undefined {
-  const { values, positionals } = parseArgs({
-    args: [...args],
-    allowPositionals: true,
-    options: {
-      runs: { type: 'string', default: '3' },
-      duration: { type: 'string' },
-      warmup: { type: 'string', default: '1' },
-      peers: { type: 'string', default: peerNames.join(',') },
-      json: { type: 'string', default: `${cacheFolder}/last.json` },
-      check: { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  });
-  if (values.help) return undefined;
-  const named = positionals.filter((name) => name !== precisionName);
-  const precision = named.length < positionals.length;
-  return {
-    scenarios: precision && named.length === 0 ? [] : selectScenarios(named),
-    precisionSeconds: precision ? positive(values.duration ?? '20', 'duration', false) : undefined,
-    runs: positive(values.runs, 'runs', true),
-    interval: {
-      warmupSeconds: positive(values.warmup, 'warmup', false),
-      durationSeconds: positive(values.duration ?? '2', 'duration', false),
-    },
-    peers: values.peers.split(','),
-    json: values.json,
-    check: values.check,
-  };
-}
-
-/** Peers that are asked for or that ratios refer to, of those that the scenarios compare. */
-function selectPeers(options: Options, known: readonly Peer[]): Peer[] {
-  const unknown = options.peers.find((name) => !peerNames.includes(name));
-  if (unknown !== undefined) throw new Error(`no peer "${unknown}"; there are ${peerNames.join(', ')}`);
-  return known.filter(({ name }) =>
-    options.scenarios.some(
-      ({ peers, reference }) => name === reference || (peers.includes(name) && options.peers.includes(name)),
-    ),
-  );
-}
-
-/** Every peer once per round; the order turns from round to round, so that none always follows the same other. */
+/**
+ * Every peer once per round; the order turns from round to round, so that none always follows the same other. One that
+ * fails is not measured in this scenario, and `missing` tells why.
+ */
 async function runScenario(
   scenario: Scenario,
   peers: readonly Peer[],
   options: Options,
-  loadProgram: string,
+  tools: Tools,
   affinity: Affinity,
-): Promise<ScenarioReport> {
-  const runs = new Map<string, MeasuredRun[]>(peers.map((peer) => [peer.name, []]));
-  for (let round = 0; round < options.runs; round++) {
+  missing: Missing[],
+): Promise<ScenarioResult> {
+  const rounds = Math.min(options.runs, scenario.maxRounds ?? options.runs);
+  const measured = new Map<string, Measured[]>(peers.map((peer) => [peer.name, []]));
+  for (let round = 0; round < rounds; round++) {
     for (let turn = 0; turn < peers.length; turn++) {
       const peer = peers[(round + turn) % peers.length]!;
-      const run = await measure(loadProgram, peer, scenario.load, options.interval, affinity);
-      runs.get(peer.name)!.push(run);
-      const cost = run.relayCpuMicrosPerMessage.toFixed(3);
-      process.stderr.write(
-        `${scenario.name}, round ${round + 1}/${options.runs}: ${peer.name} ${cost} µs per message\n`,
-      );
+      const runs = measured.get(peer.name);
+      if (runs === undefined) continue;
+      const where = `${scenario.name}, round ${round + 1}/${rounds}: ${peer.name}`;
+      try {
+        const run = await measureScenario(scenario, peer, { tools, interval: options.interval, affinity });
+        runs.push(run);
+        const [name, value] = Object.entries(run.figures)[0]!;
+        process.stderr.write(`${where} ${name} ${value.toFixed(3)}\n`);
+      } catch (error) {
+        const reason = error instanceof Error ? error.message : String(error);
+        process.stderr.write(`${where} FAILED: ${reason}\n`);
+        missing.push({ peer: peer.name, reason: `${scenario.name}: ${reason}` });
+        measured.delete(peer.name);
+      }
     }
   }
-  return reportScenario(scenario, runs);
+  return reportScenario(scenario, measured);
 }
 
-function describeMachine(affinity: Affinity): Record<string, unknown> {
-  const all = cpus();
-  return {
-    processor: all[0]?.model.trim(),
-    cores: all.length,
-    kernel: release(),
-    node: process.version,
-    compilerFlags: compilerFlags.join(' '),
-    relayCpu: affinity.relayCpu ?? 'not pinned',
-    generatorCpu: affinity.generatorCpu ?? 'not pinned',
-  };
+function save(result: BenchResult, folder: string): void {
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(`${folder}/results.json`, `${JSON.stringify(result, undefined, 1)}\n`);
+  writeCharts(result, folder);
+}
+
+/** A peer of couplet's own that could not be measured is a fault of couplet's. */
+function isOwn({ peer }: Missing): boolean {
+  return peer.startsWith('couplet');
 }
 
 async function main(): Promise<number> {
@@ -134,43 +92,55 @@ async function main(): Promise<number> {
     process.stdout.write(usage);
     return 0;
   }
+  const committed = options.against === undefined ? undefined : readResult(options.against);
   const tools = buildTools();
-  const known = [floorPeer(tools.floor), wsPeer, coupletPeer, wsRecordedPeer, coupletRecordedPeer];
-  const selected = selectPeers(options, known);
-  const missing = selected.flatMap((peer) => {
-    const reason = peer.unavailable();
-    return reason === undefined ? [] : [{ peer: peer.name, reason }];
-  });
-  const peers = selected.filter((peer) => peer.unavailable() === undefined);
-  for (const { peer, reason } of missing) process.stdout.write(`NOT MEASURED: ${peer} (${reason})\n`);
+  const { peers, missing } = selectPeers(options, tools);
   const affinity = chooseAffinity();
   if (affinity.relayCpu === undefined) {
     process.stdout.write('not pinned to cores (no taskset, or one core only): expect a wider spread\n');
   }
-  const reports: ScenarioReport[] = [];
+  const scenarios: ScenarioResult[] = [];
+  const result: BenchResult = {
+    at: new Date(systemClock.nowMs()).toISOString(),
+    version: packageVersion(),
+    commit: describeCommit(),
+    machine: describeMachine(affinity),
+    rounds: options.runs,
+    interval: options.interval,
+    recordings: recordingMemory() === '/dev/shm' ? '/dev/shm' : 'own tmpfs',
+    missing,
+    scenarios,
+  };
   for (const scenario of options.scenarios) {
-    const compared = peers.filter(({ name }) => scenario.peers.includes(name));
-    if (!compared.some(({ name }) => name === scenario.reference)) continue;
-    const report = await runScenario(scenario, compared, options, tools.load, affinity);
-    reports.push(report);
-    process.stdout.write(`\n${formatScenario(report)}\n`);
+    const compared = peers.filter(({ name }) => isWanted(name, scenario, options));
+    const report = await runScenario(scenario, compared, options, tools, affinity, missing);
+    scenarios.push(report);
+    save(result, options.results); // after each, so that a call that is cut short leaves what it has
+    process.stdout.write(`\n${formatScenario(report, scenario.references)}\n`);
   }
-  const { runs, interval, precisionSeconds } = options;
-  const precision = precisionSeconds === undefined ? undefined : await measurePrecision(tools.stamp, precisionSeconds);
-  if (precision !== undefined) process.stdout.write(`\n${formatPrecision(precision)}\n`);
-  const at = new Date(systemClock.nowMs()).toISOString();
-  const result = { at, machine: describeMachine(affinity), runs, interval, missing, scenarios: reports, precision };
-  writeFileSync(options.json, `${JSON.stringify(result, undefined, 2)}\n`);
-  process.stdout.write(`\nfigures of every run: ${options.json}\n`);
-  if (!options.check) return 0;
-  const unmeasured = options.scenarios.filter((scenario) => !reports.some(({ name }) => name === scenario.name));
-  const broken = [...checkRatios(reports), ...unmeasured.map(({ name }) => `${name}: was not measured`)];
-  if (precision !== undefined) broken.push(...checkPrecision(precision));
+  for (const { peer, reason } of missing) process.stdout.write(`NOT MEASURED: ${peer} (${reason})\n`);
+  const broken = missing.filter(isOwn).map(({ peer, reason }) => `${peer} was not measured: ${reason}`);
+  if (options.precisionSeconds !== undefined) {
+    const precision = await measurePrecision(tools.stamp, options.precisionSeconds);
+    process.stdout.write(`\n${formatPrecision(precision)}\n`);
+    mkdirSync(options.results, { recursive: true });
+    writeFileSync(`${options.results}/${precision.name}.json`, `${JSON.stringify(precision, undefined, 1)}\n`);
+    if (options.check) broken.push(...checkPrecision(precision));
+  }
+  if (options.scenarios.length > 0) process.stdout.write(`\nfigures of every run, and charts: ${options.results}\n`);
+  if (options.check) broken.push(...checkAsked(scenarios));
+  if (committed !== undefined) {
+    const { regressions, unmet, notCompared, compared } = compareResults(committed, result);
+    process.stdout.write(`\n${compared} ratios compared with ${options.against}\n`);
+    for (const line of notCompared) process.stdout.write(`${line}\n`);
+    broken.push(...regressions, ...(options.check ? [] : unmet));
+    if (compared === 0) broken.push(`no ratio could be compared with ${options.against}`);
+  }
   for (const line of broken) process.stderr.write(`bench: ${line}\n`);
   return broken.length === 0 ? 0 : 1;
 }
 
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => process.exit(130));
 try {
   process.exitCode = await main();
 } catch (error) {

@@ -1,7 +1,7 @@
-import { spawn } from 'node:child_process';
-import { type Affinity, pinned } from './affinity.ts';
+import type { Affinity } from './affinity.ts';
 import type { Peer, RunningPeer } from './peers/peer.ts';
 import { maxRecordedBytes } from './peers/recordings.ts';
+import { type ProgramOptions, runProgram } from './program.ts';
 import type { Load } from './scenarios.ts';
 
 /** One run of the load generator, as it prints it. Times and counts are of the measured interval alone. */
@@ -31,7 +31,7 @@ export interface Interval {
 }
 
 /** What the generator needs beyond set-up and the final draining, with room for a busy machine. */
-const overheadMs = 40_000;
+const overheadMs = 60_000;
 
 /**
  * Runs the load generator against a relay that listens. Resolves with its figures, also where messages went wrong
@@ -40,40 +40,45 @@ const overheadMs = 40_000;
  */
 export function runLoad(
   program: string,
-  relay: Pick<RunningPeer, 'port' | 'userPath' | 'devicePath'> & { readonly pid?: number; readonly maxBytes?: number },
+  relay: Pick<RunningPeer, 'port' | 'userPath' | 'devicePath' | 'tls'> & {
+    readonly pid?: number;
+    readonly maxBytes?: number;
+  },
   load: Load,
   interval: Interval,
   cpu?: number,
 ): Promise<LoadResult> {
-  const options: Record<string, string | number> = {
-    '--port': relay.port,
-    '--user-path': relay.userPath,
-    '--device-path': relay.devicePath,
-    '--mode': load.mode,
-    '--pairs': load.pairs,
-    '--in-flight': load.inFlight,
-    '--message-bytes': load.messageBytes,
-    '--warmup': interval.warmupSeconds,
-    '--duration': interval.durationSeconds,
-    ...(relay.pid === undefined ? {} : { '--pid': relay.pid }),
-    ...(relay.maxBytes === undefined ? {} : { '--max-bytes': relay.maxBytes }),
+  const options = {
+    ...relayOptions(relay),
+    mode: load.mode,
+    pairs: load.pairs,
+    'in-flight': load.inFlight,
+    'message-bytes': load.messageBytes,
+    warmup: interval.warmupSeconds,
+    duration: interval.durationSeconds,
+    'max-bytes': relay.maxBytes,
   };
-  const [command, ...parameters] = pinned(cpu, [program, ...Object.entries(options).flat().map(String)]);
-  const timeout = (interval.warmupSeconds + interval.durationSeconds) * 1000 + overheadMs;
-  const child = spawn(command!, parameters, { stdio: ['ignore', 'pipe', 'pipe'], timeout });
-  const output = { stdout: '', stderr: '' };
-  for (const stream of ['stdout', 'stderr'] as const) {
-    child[stream].setEncoding('utf8').on('data', (text: string) => {
-      output[stream] += text;
-    });
-  }
-  return new Promise((resolve, reject) => {
-    child.once('error', reject);
-    child.once('close', (code, signal) => {
-      if (output.stdout !== '') resolve(JSON.parse(output.stdout) as LoadResult);
-      else reject(new Error(`load generator ended with ${code ?? signal}: ${output.stderr.trim()}`));
-    });
-  });
+  const limitMs = (interval.warmupSeconds + interval.durationSeconds) * 1000 + overheadMs;
+  return runProgram(program, options, limitMs, cpu) as Promise<LoadResult>;
+}
+
+/** The options by which every program of `load/` finds the relay. */
+export function relayOptions(
+  relay: Pick<RunningPeer, 'port' | 'userPath' | 'devicePath' | 'tls'> & { readonly pid?: number },
+): ProgramOptions {
+  return {
+    port: relay.port,
+    'user-path': relay.userPath,
+    'device-path': relay.devicePath,
+    pid: relay.pid,
+    tls: relay.tls === true ? true : undefined,
+  };
+}
+
+/** Rejects a run in which a message was lost or damaged, or a half was closed: that has no speed. */
+export function refuseFaults(peer: string, errors: Readonly<Record<string, number>>): void {
+  if (Object.values(errors).every((count) => count === 0)) return;
+  throw new Error(`${peer} did not deliver every message as it was sent: ${JSON.stringify(errors)}`);
 }
 
 /** Measures one peer once, in a fresh process. Rejects where it lost, damaged or reordered anything: that has no speed. */
@@ -89,9 +94,7 @@ export async function measure(
     relay.recordings?.warmMemory();
     const bounded = relay.recordings === undefined ? relay : { ...relay, maxBytes: maxRecordedBytes };
     const result = await runLoad(loadProgram, bounded, load, interval, affinity.generatorCpu);
-    if (Object.values(result.errors).some((count) => count > 0)) {
-      throw new Error(`${peer.name} did not deliver every message as it was sent: ${JSON.stringify(result.errors)}`);
-    }
+    refuseFaults(peer.name, peer.reorders ? { ...result.errors, order: 0 } : result.errors);
     const { relayCpuSeconds, relayCpuMicrosPerMessage } = result;
     if (relayCpuSeconds === undefined || relayCpuMicrosPerMessage === undefined) {
       throw new Error(`${peer.name} delivered no message in ${interval.durationSeconds} s`);

@@ -1,7 +1,8 @@
 // The floor: what a WebSocket relay costs at the least on this kernel. One thread, epoll (level-triggered), one recv
 // per readable event, unmask, one send. No authentication, no limits, no time-outs, no counters; correct all the same:
 // nothing is lost or reordered however frames are split, and a slow receiver stops its sender from being read.
-// Control frames are forwarded like all others, so pings and closing run end to end between the two halves.
+// Control frames are forwarded like all others, so pings and closing run end to end between the two halves; when both
+// have said goodbye the floor ends the connections.
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -97,6 +99,18 @@ static bool send_to(struct half *half, const uint8_t *data, size_t length) {
   return true;
 }
 
+/** A close frame has passed this way, all of it. */
+static bool said_goodbye(const struct half *half) {
+  return half->frames.closing && half->frames.payload_left == 0 && half->frames.carried == 0;
+}
+
+/** As a server does (RFC 6455, 7.1.1), the floor ends the connections once both sides have said goodbye. */
+static void end_if_done(struct half *half) {
+  if (!half->frames.closing || half->fd < 0) return;
+  struct half *mate = half->mate;
+  if (said_goodbye(half) && said_goodbye(mate) && half->backlog == NULL && mate->backlog == NULL) close_pair(half);
+}
+
 static void flush_backlog(struct half *half) {
   ssize_t sent = send(half->fd, half->backlog + half->backlog_start, half->backlog_end - half->backlog_start, MSG_NOSIGNAL);
   if (sent < 0) {
@@ -109,12 +123,14 @@ static void flush_backlog(struct half *half) {
   half->backlog = NULL;
   watch(half, half->events & ~(uint32_t)EPOLLOUT);
   if (!half->mate->ended) watch(half->mate, half->mate->events | EPOLLIN);
+  end_if_done(half);
 }
 
 static void forward(struct half *half, uint8_t *data, size_t length) {
   uint8_t *output;
   ptrdiff_t produced = rewrite_frames(&half->frames, data, length, &output);
-  if (produced < 0 || (produced > 0 && !send_to(half->mate, output, (size_t)produced))) close_pair(half);
+  if (produced < 0 || (produced > 0 && !send_to(half->mate, output, (size_t)produced))) return close_pair(half);
+  end_if_done(half);
 }
 
 static void read_paired(struct half *half) {
@@ -207,6 +223,10 @@ static void accept_half(int listener) {
 
 int main(void) {
   prctl(PR_SET_PDEATHSIG, SIGTERM);
+  struct rlimit files;
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) fail("getrlimit");
+  files.rlim_cur = files.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &files) != 0) fail("setrlimit");
   int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   socklen_t size = sizeof address;

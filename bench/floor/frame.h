@@ -14,6 +14,7 @@ struct frame_state {
   uint32_t mask;               // its masking key, turned so that its first byte belongs to the next payload byte
   uint8_t carry[MAX_HEADER];   // the start of a header whose rest has not arrived
   size_t carried;
+  bool closing;                // a close frame has begun: it is the last one
 };
 
 typedef uint8_t vec16 __attribute__((vector_size(16)));
@@ -63,6 +64,7 @@ static inline ptrdiff_t rewrite_frames(struct frame_state *state, uint8_t *data,
       uint64_t payload = extended == 0 ? code : 0;
       for (size_t i = 0; i < extended; i++) payload = payload << 8 | in[2 + i];
       memcpy(&state->mask, in + 2 + extended, 4);
+      if ((in[0] & 15) == 8) state->closing = true;
       out[0] = in[0];
       out[1] = code;
       memmove(out + 2, in + 2, extended);

@@ -2,27 +2,25 @@
 #include "half.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
 struct faults faults;
+struct notices notices;
 
 static const uint8_t mask[4] = {0x5a, 0xc3, 0x17, 0x8e};
-static struct {
+struct frames {
   uint8_t *bytes;
   size_t frame_bytes, header_bytes, payload_bytes, count;
   uint8_t tail_mask[8];
   uint8_t server_header[10];  // of the same frame as the relay sends it: without the mask
-} prepared;
+};
+struct frames *usual_frames;
 
-void prepare_frames(size_t payload_bytes, size_t batch) {
+struct frames *prepare_frames(size_t payload_bytes, size_t batch) {
   uint8_t header[14] = {0x82};
   size_t length = 2;
   if (payload_bytes < 126) {
@@ -34,44 +32,52 @@ void prepare_frames(size_t payload_bytes, size_t batch) {
     header[1] = 128 | 127;
     for (int shift = 56; shift >= 0; shift -= 8) header[length++] = (uint8_t)((uint64_t)payload_bytes >> shift);
   }
-  memcpy(prepared.server_header, header, length);
-  prepared.server_header[1] &= 127;
-  memcpy(header + length, mask, 4);
-  length += 4;
-  prepared.header_bytes = length;
-  prepared.payload_bytes = payload_bytes;
-  prepared.frame_bytes = length + payload_bytes;
-  prepared.count = batch;
-  prepared.bytes = malloc(batch * prepared.frame_bytes);
-  if (prepared.bytes == NULL) {
-    fprintf(stderr, "load: no memory for %zu frames of %zu bytes\n", batch, prepared.frame_bytes);
+  struct frames *frames = calloc(1, sizeof *frames);
+  uint8_t *bytes = malloc(batch * (length + 4 + payload_bytes));
+  if (frames == NULL || bytes == NULL) {
+    fprintf(stderr, "load: no memory for %zu frames of %zu bytes\n", batch, payload_bytes);
     exit(1);
   }
+  memcpy(frames->server_header, header, length);
+  frames->server_header[1] &= 127;
+  memcpy(header + length, mask, 4);
+  length += 4;
+  frames->bytes = bytes;
+  frames->header_bytes = length;
+  frames->payload_bytes = payload_bytes;
+  frames->frame_bytes = length + payload_bytes;
+  frames->count = batch;
   for (size_t i = 0; i < batch; i++) {
-    uint8_t *frame = prepared.bytes + i * prepared.frame_bytes;
+    uint8_t *frame = bytes + i * frames->frame_bytes;
     memcpy(frame, header, length);
     for (size_t j = 0; j < payload_bytes; j++) frame[length + j] = (uint8_t)(j * 31 + 7) ^ mask[j & 3];
   }
-  for (size_t i = 0; i < 8; i++) prepared.tail_mask[i] = mask[(payload_bytes - 8 + i) & 3];
+  for (size_t i = 0; i < 8; i++) frames->tail_mask[i] = mask[(payload_bytes - 8 + i) & 3];
+  if (usual_frames == NULL) usual_frames = frames;
+  return frames;
+}
+
+uint64_t half_sent_bytes(const struct half *half) {
+  return half->sent * half->frames->frame_bytes + half->frame_offset;
 }
 
 /** Writes sequence numbers into the first `count` prepared frames: at the payload's start, inverted at its end. */
-static void number_frames(uint64_t sequence, size_t count) {
+static void number_frames(struct frames *frames, uint64_t sequence, size_t count) {
   uint64_t head_key, tail_key;
   memcpy(&head_key, mask, 4);
   memcpy((uint8_t *)&head_key + 4, mask, 4);
-  memcpy(&tail_key, prepared.tail_mask, 8);
-  uint8_t *payload = prepared.bytes + prepared.header_bytes;
-  for (size_t i = 0; i < count; i++, sequence++, payload += prepared.frame_bytes) {
+  memcpy(&tail_key, frames->tail_mask, 8);
+  uint8_t *payload = frames->bytes + frames->header_bytes;
+  for (size_t i = 0; i < count; i++, sequence++, payload += frames->frame_bytes) {
     uint64_t head = sequence ^ head_key, tail = ~sequence ^ tail_key;
     memcpy(payload, &head, 8);
-    memcpy(payload + prepared.payload_bytes - 8, &tail, 8);
+    memcpy(payload + frames->payload_bytes - 8, &tail, 8);
   }
 }
 
 /** One send: -1 broken, otherwise what the socket took. Sets `blocked` when that is not everything. */
 static ssize_t send_some(struct half *half, const uint8_t *data, size_t length) {
-  ssize_t sent = send(half->fd, data, length, MSG_NOSIGNAL);
+  ssize_t sent = transport_send(half->fd, half->tls, data, length);
   if (sent < 0) {
     if (errno != EAGAIN && errno != EINTR) return -1;
     sent = 0;
@@ -81,6 +87,8 @@ static ssize_t send_some(struct half *half, const uint8_t *data, size_t length) 
 }
 
 bool half_send(struct half *half) {
+  struct frames *frames = half->frames;
+  size_t left = half->turn_bytes == 0 ? SIZE_MAX : half->turn_bytes;
   half->blocked = false;
   while (!half->blocked) {
     bool control = half->control_length > 0;
@@ -91,36 +99,50 @@ bool half_send(struct half *half) {
       if (half->control_sent == half->control_length) half->control_length = half->control_sent = 0;
       continue;
     }
-    // With a pong waiting only the frame already begun is finished first.
+    // With an answer waiting only the frame already begun is finished first.
     uint64_t open = control ? 1 : half->allowed - half->sent;
     if (open == 0) break;
-    size_t count = open < prepared.count ? (size_t)open : prepared.count;
-    number_frames(half->sent, count);
-    ssize_t sent = send_some(half, prepared.bytes + half->frame_offset, count * prepared.frame_bytes - half->frame_offset);
+    if (left == 0) {
+      half->blocked = true;
+      break;
+    }
+    size_t count = open < frames->count ? (size_t)open : frames->count, within = left / frames->frame_bytes + 1;
+    if (count > within) count = within;
+    number_frames(frames, half->sent, count);
+    size_t length = count * frames->frame_bytes - half->frame_offset;
+    if (length > left) length = left;
+    ssize_t sent = send_some(half, frames->bytes + half->frame_offset, length);
     if (sent < 0) return false;
+    left -= (size_t)sent;
     size_t at = half->frame_offset + (size_t)sent;
-    half->sent += at / prepared.frame_bytes;
-    half->frame_offset = at % prepared.frame_bytes;
+    half->sent += at / frames->frame_bytes;
+    half->frame_offset = at % frames->frame_bytes;
   }
-  return true;
+  if (half->blocked) return true;
+  int flushed = transport_flush(half->tls);
+  half->blocked = flushed == 0;
+  return flushed >= 0;
 }
 
 uint64_t half_send_stamped(struct half *half) {
-  number_frames(half->sent, 1);
+  struct frames *frames = half->frames;
+  number_frames(frames, half->sent, 1);
   uint64_t key;
   memcpy(&key, mask, 4);
   memcpy((uint8_t *)&key + 4, mask, 4);
   struct timespec time;
   if (clock_gettime(CLOCK_REALTIME, &time) != 0) return 0;
   uint64_t now = (uint64_t)time.tv_sec * 1000000000ULL + (uint64_t)time.tv_nsec, stamp = now ^ key;
-  memcpy(prepared.bytes + prepared.header_bytes + 8, &stamp, 8);
-  if (send(half->fd, prepared.bytes, prepared.frame_bytes, MSG_NOSIGNAL) != (ssize_t)prepared.frame_bytes) return 0;
+  memcpy(frames->bytes + frames->header_bytes + 8, &stamp, 8);
+  ssize_t sent = transport_send(half->fd, half->tls, frames->bytes, frames->frame_bytes);
+  if (sent != (ssize_t)frames->frame_bytes || transport_flush(half->tls) != 1) return 0;
   half->allowed = ++half->sent;
   return now;
 }
 
-static bool violated(uint64_t *counter) {
-  ++*counter;
+static bool violate(struct half *half) {
+  faults.protocol++;
+  half->violated = true;
   return false;
 }
 
@@ -129,30 +151,49 @@ static inline void end_message(struct half *half, uint64_t length, const uint8_t
   uint64_t sequence, inverted;
   memcpy(&sequence, head, 8);
   memcpy(&inverted, tail, 8);
-  if (length != prepared.payload_bytes || inverted != ~sequence) faults.content++;
+  if (length != half->frames->payload_bytes || inverted != ~sequence) faults.content++;
   else if (sequence != half->received || !half->greeted) faults.order++;
   half->received = sequence + 1;
   message_arrived(half, sequence);
 }
 
+/** Queues the answer to a ping, where there is room: of several only the last must be answered. */
+static void answer(struct half *half, uint8_t opcode, const uint8_t *payload, size_t length) {
+  if (half->control_length + 6 + length > CONTROL_ROOM || half->close_sent) return;
+  uint8_t *frame = half->control + half->control_length;
+  frame[0] = 0x80 | opcode;
+  frame[1] = (uint8_t)(128 | length);
+  memcpy(frame + 2, mask, 4);
+  for (size_t i = 0; i < length; i++) frame[6 + i] = payload[i] ^ mask[i & 3];
+  half->control_length += 6 + length;
+  notices.pings_answered++;
+}
+
+/** Texts are the relay's own, or a mate's answer to one of them: the greeting, keepalive. */
+static void end_text(struct half *half) {
+  static const char pong[] = "{\"ctrlChannel\":\"102938\",\"type\":\"pong\"}";
+  if (half->message_bytes >= 1 && half->message_bytes <= 2 && half->first[0] == 'c') {
+    half->greeted = true;
+    return;
+  }
+  notices.texts++;
+  size_t length = half->message_bytes < TEXT_ROOM ? (size_t)half->message_bytes : TEXT_ROOM;
+  bool control = memmem(half->text, length, "102938", 6) != NULL;
+  if (control && memmem(half->text, length, "\"ping\"", 6) != NULL) answer(half, 1, (const uint8_t *)pong, sizeof pong - 1);
+}
+
 static bool end_frame(struct half *half) {
   half->in_payload = false;
   half->header_length = 0;
-  if (half->opcode == 8) return violated(&faults.closed);
-  if (half->opcode == 9 && half->control_length == 0) {  // a second ping before the pong has left needs no pong of its own
-    half->control[0] = 0x8a;
-    half->control[1] = (uint8_t)(128 | half->frame_bytes);
-    memcpy(half->control + 2, mask, 4);
-    for (size_t i = 0; i < half->frame_bytes; i++) half->control[6 + i] = half->ping[i] ^ mask[i & 3];
-    half->control_length = 6 + (size_t)half->frame_bytes;
+  if (half->opcode == 8) {
+    half->close_received = true;
+    return false;
   }
+  if (half->opcode == 9) answer(half, 10, half->ping, (size_t)half->frame_bytes);
   if (half->opcode >= 8 || !half->final) return true;
   half->in_message = false;
-  if (half->message_opcode == 1) {  // texts are the relay's own: the greeting, keepalive
-    if (half->message_bytes >= 1 && half->message_bytes <= 2 && half->first[0] == 'c') half->greeted = true;
-    return true;
-  }
-  end_message(half, half->message_bytes, half->first, half->last);
+  if (half->message_opcode == 1) end_text(half);
+  else end_message(half, half->message_bytes, half->first, half->last);
   return true;
 }
 
@@ -160,8 +201,8 @@ static bool begin_frame(struct half *half) {
   const uint8_t *header = half->header;
   uint8_t opcode = header[0] & 15;
   bool data = opcode < 8;
-  if ((header[0] & 0x70) != 0 || (header[1] & 128) != 0) return violated(&faults.protocol);
-  if (data ? opcode > 2 || (opcode == 0) != half->in_message : header[1] > 125) return violated(&faults.protocol);
+  if ((header[0] & 0x70) != 0 || (header[1] & 128) != 0) return violate(half);
+  if (data ? opcode > 2 || (opcode == 0) != half->in_message : header[1] > 125) return violate(half);
   uint64_t length = header[1];
   if (length >= 126) {
     length = 0;
@@ -185,6 +226,10 @@ static void keep_payload(struct half *half, const uint8_t *data, size_t length) 
     memcpy(half->ping + half->frame_bytes - half->payload_left, data, length);
     return;
   }
+  if (half->message_opcode == 1 && half->message_bytes < TEXT_ROOM) {
+    size_t room = TEXT_ROOM - (size_t)half->message_bytes;
+    memcpy(half->text + half->message_bytes, data, length < room ? length : room);
+  }
   for (size_t i = 0; i < length && half->message_bytes + i < 8; i++) half->first[half->message_bytes + i] = data[i];
   if (length >= 8) {
     memcpy(half->last, data + length - 8, 8);
@@ -197,12 +242,13 @@ static void keep_payload(struct half *half, const uint8_t *data, size_t length) 
 
 bool half_receive(struct half *half, const uint8_t *data, size_t length) {
   const uint8_t *end = data + length;
-  size_t header = prepared.header_bytes - 4, whole = header + prepared.payload_bytes;
+  const struct frames *frames = half->frames;
+  const size_t header = frames->header_bytes - 4, payload = frames->payload_bytes, whole = header + payload;
   while (data < end) {
     // The common case in one step, so that the generator is not the limit: the very frame that was sent, all there.
     if (half->header_length == 0 && !half->in_message && (size_t)(end - data) >= whole &&
-        memcmp(data, prepared.server_header, header) == 0) {
-      end_message(half, prepared.payload_bytes, data + header, data + whole - 8);
+        memcmp(data, frames->server_header, header) == 0) {
+      end_message(half, payload, data + header, data + whole - 8);
       data += whole;
       continue;
     }
@@ -223,50 +269,25 @@ bool half_receive(struct half *half, const uint8_t *data, size_t length) {
   return true;
 }
 
-static void refuse(const char *path, const char *what) {
-  size_t shown = strcspn(path, "?");  // the query holds a cookie
-  fprintf(stderr, "load: upgrade of %.*s failed: %s\n", (int)shown, path, what);
-  exit(1);
-}
-
-void half_connect(struct half *half, const struct sockaddr_in *address, const char *path) {
-  // A fixed key has a fixed answer (the example of RFC 6455, 1.3), so no hash is needed to check it.
-  static const char key[] = "dGhlIHNhbXBsZSBub25jZQ==", accept_value[] = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-  char request[8192], answer[8193];
-  half->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (half->fd < 0 || connect(half->fd, (const struct sockaddr *)address, sizeof *address) != 0) refuse(path, strerror(errno));
-  setsockopt(half->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-  setsockopt(half->fd, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_sec = 10}, sizeof(struct timeval));
-  int length = snprintf(request, sizeof request,
-                        "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                        "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n",
-                        path, ntohs(address->sin_port), key);
-  if ((size_t)length >= sizeof request) refuse(path, "path is too long");
-  if (send(half->fd, request, (size_t)length, MSG_NOSIGNAL) != length) refuse(path, strerror(errno));
-  size_t got = 0;
-  char *end = NULL;
-  while (end == NULL) {
-    ssize_t n = recv(half->fd, answer + got, sizeof answer - 1 - got, 0);
-    if (n <= 0) refuse(path, n == 0 ? "connection closed" : strerror(errno));
-    got += (size_t)n;
-    answer[got] = 0;
-    end = strstr(answer, "\r\n\r\n");
-  }
-  if (strncmp(answer, "HTTP/1.1 101", 12) != 0) {
-    answer[strcspn(answer, "\r")] = 0;
-    refuse(path, answer);
-  }
-  if (strstr(answer, accept_value) == NULL) refuse(path, "wrong Sec-WebSocket-Accept");
-  if (fcntl(half->fd, F_SETFL, O_NONBLOCK) != 0) refuse(path, strerror(errno));
-  size_t rest = got - (size_t)(end + 4 - answer);
-  if (!half_receive(half, (uint8_t *)end + 4, rest)) refuse(path, "closed at once");
+bool half_goodbye(struct half *half) {
+  uint8_t goodbye[8] = {0x88, 128 | 2, 0, 0, 0, 0, 1000 >> 8, 1000 & 255};
+  half->close_sent = true;
+  return transport_send(half->fd, half->tls, goodbye, sizeof goodbye) == (ssize_t)sizeof goodbye;
 }
 
 void half_close(struct half *half) {
   if (half->fd < 0) return;
-  uint8_t goodbye[8] = {0x88, 128 | 2, 0, 0, 0, 0, 1000 >> 8, 1000 & 255};
   // Best effort: in the middle of a frame, or with a full socket, the connection just ends.
-  if (half->frame_offset == 0) send(half->fd, goodbye, sizeof goodbye, MSG_NOSIGNAL);
+  if (half->frame_offset == 0 && half->control_sent == 0) half_goodbye(half);
+  half_drop(half);
+}
+
+void half_drop(struct half *half) {
+  if (half->fd < 0) return;
+  tls_close(half->tls);
   close(half->fd);
+  free(half->upgrade);
   half->fd = -1;
+  half->tls = NULL;
+  half->upgrade = NULL;
 }

@@ -2,6 +2,7 @@
 // receiver's count releases the sender directly and no message is spent on acknowledgements.
 //   pipeline   the user half keeps W messages in flight to the device half
 //   pingpong   the user half keeps W messages in flight, the device half sends one back for each; round trips are timed
+// Beside ping-pong pairs there may be blasters: pairs that pipeline at full speed, and are not timed.
 // Prints one JSON object: what went through in the measured interval and what CPU time the relay used for it.
 
 #define _GNU_SOURCE
@@ -15,7 +16,17 @@
 #include "histogram.h"
 #include "pairs.h"
 
-enum { BATCH_BYTES = 512 * 1024 };
+enum {
+  BATCH_BYTES = 512 * 1024,
+  // What is under way on a blasting pair where nothing else is asked: four times what the relays read at once, so that
+  // there is always another full read of it waiting.
+  BLASTER_BYTES = 2 * 1024 * 1024,
+  // How much of a blaster the generator reads and sends in one turn where nothing else is asked. All of it would have
+  // the others wait for the generator and not the relay; too little leaves the relay idle: with 16 KiB a blaster came
+  // to 0.07 to 0.15 GB/s beside 50 ping-pong pairs, with 256 KiB to 1 to 2, which keeps the relay at its limit, and
+  // with 1 MiB to no more.
+  BLASTER_TURN_BYTES = 256 * 1024,
+};
 
 static struct {
   bool pingpong;
@@ -24,14 +35,17 @@ static struct {
   uint64_t max_bytes;  // 0: no limit
   double warmup_seconds, duration_seconds;
   const char *user_path, *device_path;
-} options = {.port = 0, .pairs = 1, .window = 1, .payload_bytes = 64, .warmup_seconds = 1, .duration_seconds = 2};
+  int blasters, blaster_window;  // window 0: BLASTER_BYTES of them
+  size_t blaster_payload_bytes, blaster_turn_bytes;
+} options = {.pairs = 1, .window = 1, .payload_bytes = 64, .warmup_seconds = 1, .duration_seconds = 2,
+             .blaster_payload_bytes = 65536, .blaster_turn_bytes = BLASTER_TURN_BYTES};
 
 /** What is known at one moment; the difference of two is the measured interval. */
 struct snapshot {
-  uint64_t at, messages, own_cpu, relay_cpu;  // nanoseconds, counts
+  uint64_t at, messages, blaster_messages, own_cpu, relay_cpu;  // nanoseconds, counts
 };
 
-static uint64_t messages;
+static uint64_t messages, blaster_messages;
 static bool stopping;
 static uint64_t *sent_at;  // ping-pong: when each message in flight was released, `window` entries per pair
 static struct histogram round_trips;
@@ -39,6 +53,7 @@ static struct histogram round_trips;
 static struct snapshot snapshot(void) {
   return (struct snapshot){.at = clock_ns(CLOCK_MONOTONIC),
                            .messages = messages,
+                           .blaster_messages = blaster_messages,
                            .own_cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID),
                            .relay_cpu = process_cpu_ns(options.pid)};
 }
@@ -49,6 +64,11 @@ static uint64_t *time_slot(struct half *user, uint64_t sequence) {
 }
 
 void message_arrived(struct half *half, uint64_t sequence) {
+  if (half >= halves + 2 * options.pairs) {  // the blasters' pairs come last
+    blaster_messages++;
+    if (!stopping) half->mate->allowed++;
+    return;
+  }
   messages++;
   if (!options.pingpong) {
     if (!stopping) half->mate->allowed++;
@@ -63,9 +83,21 @@ void message_arrived(struct half *half, uint64_t sequence) {
   }
 }
 
-/** Until `end`, or until `max_messages` have arrived since the start. */
-static void run_until(uint64_t end, uint64_t max_messages) {
-  while (messages < max_messages && clock_ns(CLOCK_MONOTONIC) < end) turn(10);
+/** Until `end`, or until `max_bytes` of payload have arrived since the start. */
+static void run_until(uint64_t end, uint64_t max_bytes) {
+  while (messages * options.payload_bytes + blaster_messages * options.blaster_payload_bytes < max_bytes &&
+         clock_ns(CLOCK_MONOTONIC) < end) turn(10);
+}
+
+/** Makes the last pairs blasters. */
+static void make_blasters(void) {
+  if (options.blasters == 0) return;
+  size_t window = (size_t)options.blaster_window, most = options.blaster_turn_bytes / (options.blaster_payload_bytes + 14) + 1;
+  struct frames *frames = prepare_frames(options.blaster_payload_bytes, most < window ? most : window);
+  for (int i = 2 * options.pairs; i < half_count; i++) {
+    halves[i].frames = frames;
+    halves[i].turn_bytes = options.blaster_turn_bytes;
+  }
 }
 
 static void start_sending(void) {
@@ -77,12 +109,16 @@ static void start_sending(void) {
     halves[i].allowed = (uint64_t)options.window;
     push(&halves[i]);
   }
+  for (int i = 2 * options.pairs; i < half_count; i += 2) {
+    halves[i].allowed = (uint64_t)options.blaster_window;
+    push(&halves[i]);
+  }
 }
 
 /** Prints the result; returns the number of faults. */
 static uint64_t report(const struct snapshot *begin, const struct snapshot *end, uint64_t lost) {
   double seconds = (double)(end->at - begin->at) / 1e9;
-  uint64_t count = end->messages - begin->messages;
+  uint64_t count = end->messages - begin->messages, blasted = end->blaster_messages - begin->blaster_messages;
   double relay = (double)(end->relay_cpu - begin->relay_cpu) / 1e9;
   printf("{\"mode\":\"%s\",\"pairs\":%d,\"inFlight\":%d,\"messageBytes\":%zu,\"seconds\":%.6f,\"messages\":%llu,\"bytes\":%llu",
          options.pingpong ? "pingpong" : "pipeline", options.pairs, options.window, options.payload_bytes, seconds,
@@ -91,16 +127,21 @@ static uint64_t report(const struct snapshot *begin, const struct snapshot *end,
   printf(",\"generatorCpuSeconds\":%.6f", (double)(end->own_cpu - begin->own_cpu) / 1e9);
   if (options.pid != 0) {
     printf(",\"relayCpuSeconds\":%.6f", relay);
-    if (count > 0) printf(",\"relayCpuMicrosPerMessage\":%.4f", relay * 1e6 / (double)count);
+    if (count + blasted > 0) printf(",\"relayCpuMicrosPerMessage\":%.4f", relay * 1e6 / (double)(count + blasted));
   }
   if (options.pingpong) {
-    printf(",\"roundTripMicros\":{\"p50\":%.1f,\"p99\":%.1f,\"max\":%.1f}", histogram_percentile(&round_trips, 0.5) / 1e3,
-           histogram_percentile(&round_trips, 0.99) / 1e3, (double)round_trips.max / 1e3);
+    printf(",\"roundTripMicros\":");
+    histogram_print_micros(&round_trips);
   }
-  printf(",\"errors\":{\"order\":%llu,\"content\":%llu,\"protocol\":%llu,\"closed\":%llu,\"lost\":%llu}}\n",
-         (unsigned long long)faults.order, (unsigned long long)faults.content, (unsigned long long)faults.protocol,
-         (unsigned long long)faults.closed, (unsigned long long)lost);
-  return faults.order + faults.content + faults.protocol + faults.closed + lost;
+  if (options.blasters > 0) {
+    printf(",\"blasters\":{\"pairs\":%d,\"inFlight\":%d,\"messageBytes\":%zu,\"messages\":%llu,\"bytes\":%llu}",
+           options.blasters, options.blaster_window, options.blaster_payload_bytes, (unsigned long long)blasted,
+           (unsigned long long)(blasted * options.blaster_payload_bytes));
+  }
+  putchar(',');
+  uint64_t wrong = print_errors(lost);
+  puts("}");
+  return wrong;
 }
 
 static uint64_t seconds_ns(double seconds) { return (uint64_t)(seconds * 1e9); }
@@ -108,9 +149,12 @@ static uint64_t seconds_ns(double seconds) { return (uint64_t)(seconds * 1e9); }
 static void usage(void) {
   fputs("usage: load --port PORT --user-path TARGET --device-path TARGET [--mode pipeline|pingpong] [--pairs N]\n"
         "            [--in-flight N] [--message-bytes N (16 or more)] [--warmup SECONDS] [--duration SECONDS] [--pid PID]\n"
-        "            [--max-bytes N]\n"
+        "            [--max-bytes N] [--blasters N] [--blaster-bytes N] [--blaster-in-flight N]\n"
+        "            [--blaster-turn-bytes N] [--tls]\n"
         "{pair} in a target stands for the number of the pair; --pid is the relay whose CPU time is read; --max-bytes ends\n"
-        "the interval early where that much payload has arrived since the start, the warm-up after a quarter of it.\n", stderr);
+        "the interval early where that much payload has arrived since the start, the warm-up after a quarter of it.\n"
+        "--blasters: besides the ping-pong pairs so many that pipeline at full speed; their numbers follow;\n"
+        "--blaster-turn-bytes: the most that the generator reads and sends of one of them before it turns to the others.\n", stderr);
   exit(2);
 }
 
@@ -119,7 +163,8 @@ static void parse(int argc, char **argv) {
       {"port", 1, 0, 'p'},      {"user-path", 1, 0, 'u'},     {"device-path", 1, 0, 'd'}, {"mode", 1, 0, 'm'},
       {"pairs", 1, 0, 'n'},     {"in-flight", 1, 0, 'w'},     {"message-bytes", 1, 0, 'b'}, {"warmup", 1, 0, 'a'},
       {"duration", 1, 0, 't'},  {"pid", 1, 0, 'r'},         {"max-bytes", 1, 0, 'x'},
-      {0, 0, 0, 0}};
+      {"blasters", 1, 0, 'B'},  {"blaster-bytes", 1, 0, 'S'}, {"blaster-in-flight", 1, 0, 'W'},
+      {"blaster-turn-bytes", 1, 0, 'T'}, {"tls", 0, 0, 's'}, {0, 0, 0, 0}};
   for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
     if (option == 'p') options.port = atoi(optarg);
     else if (option == 'u') options.user_path = optarg;
@@ -132,12 +177,22 @@ static void parse(int argc, char **argv) {
     else if (option == 'a') options.warmup_seconds = atof(optarg);
     else if (option == 't') options.duration_seconds = atof(optarg);
     else if (option == 'r') options.pid = atoi(optarg);
+    else if (option == 's') use_tls();
     else if (option == 'x') options.max_bytes = strtoull(optarg, NULL, 10);
+    else if (option == 'B') options.blasters = atoi(optarg);
+    else if (option == 'S') options.blaster_payload_bytes = strtoul(optarg, NULL, 10);
+    else if (option == 'T') options.blaster_turn_bytes = strtoul(optarg, NULL, 10);
+    else if (option == 'W') options.blaster_window = atoi(optarg);
     else usage();
+  }
+  if (options.blaster_window == 0 && options.blaster_payload_bytes > 0) {
+    options.blaster_window = (int)(BLASTER_BYTES / options.blaster_payload_bytes) + 1;
   }
   bool paths = options.user_path != NULL && options.device_path != NULL;
   if (!paths || optind < argc || options.port <= 0 || options.port > 65535 || options.pairs < 1 || options.window < 1 ||
-      options.payload_bytes < MIN_PAYLOAD || options.warmup_seconds < 0 || !(options.duration_seconds > 0)) usage();
+      options.payload_bytes < MIN_PAYLOAD || options.warmup_seconds < 0 || !(options.duration_seconds > 0) ||
+      options.blasters < 0 || options.blaster_turn_bytes < 1 || options.blaster_window < 1 || options.blaster_payload_bytes < MIN_PAYLOAD ||
+      (options.blasters > 0 && !options.pingpong)) usage();
 }
 
 int main(int argc, char **argv) {
@@ -146,19 +201,20 @@ int main(int argc, char **argv) {
   size_t batch = BATCH_BYTES / (options.payload_bytes + 14);
   if (batch > (size_t)options.window) batch = (size_t)options.window;
   prepare_frames(options.payload_bytes, batch > 0 ? batch : 1);
-  connect_pairs(options.pairs, options.port, options.user_path, options.device_path);
-  uint64_t max_messages = options.max_bytes == 0 ? UINT64_MAX : options.max_bytes / options.payload_bytes;
+  connect_pairs(options.pairs + options.blasters, options.port, options.user_path, options.device_path);
+  make_blasters();
+  uint64_t max_bytes = options.max_bytes == 0 ? UINT64_MAX : options.max_bytes;
   start_sending();
-  run_until(clock_ns(CLOCK_MONOTONIC) + seconds_ns(options.warmup_seconds), max_messages / 4);
+  run_until(clock_ns(CLOCK_MONOTONIC) + seconds_ns(options.warmup_seconds), max_bytes / 4);
   memset(&round_trips, 0, sizeof round_trips);
   struct snapshot begin = snapshot();
-  run_until(begin.at + seconds_ns(options.duration_seconds), max_messages);
+  run_until(begin.at + seconds_ns(options.duration_seconds), max_bytes);
   struct snapshot end = snapshot();
   struct histogram measured = round_trips;
   // What is still under way must arrive too: a message lost near the end is lost all the same.
   stopping = true;
   uint64_t lost = settle();
-  for (int i = 0; i < 2 * options.pairs; i++) half_close(&halves[i]);
+  for (int i = 0; i < half_count; i++) half_close(&halves[i]);
   round_trips = measured;
   return report(&begin, &end, lost) == 0 ? 0 : 1;
 }

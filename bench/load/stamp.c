@@ -115,7 +115,7 @@ static uint64_t report(double seconds, uint64_t own_cpu, uint64_t relay_cpu, int
 static void usage(void) {
   fputs("usage: stamp --port PORT --user-path TARGET --device-path TARGET [--pairs N] [--probes N (at most the pairs)]\n"
         "             [--rate MESSAGES (a second and pair)] [--count MESSAGES (per pair)]\n"
-        "             [--message-bytes N (24 or more)] [--pid PID]\n"
+        "             [--message-bytes N (24 or more)] [--pid PID] [--tls]\n"
         "{pair} in a target stands for the number of the pair; --pid is the relay whose CPU time is read.\n", stderr);
   exit(2);
 }
@@ -124,7 +124,7 @@ static void parse(int argc, char **argv) {
   static const struct option known[] = {
       {"port", 1, 0, 'p'},   {"user-path", 1, 0, 'u'}, {"device-path", 1, 0, 'd'},   {"pairs", 1, 0, 'n'},
       {"probes", 1, 0, 's'}, {"rate", 1, 0, 'r'},      {"message-bytes", 1, 0, 'b'}, {"count", 1, 0, 'c'},
-      {"pid", 1, 0, 'i'},    {0, 0, 0, 0}};
+      {"pid", 1, 0, 'i'},    {"tls", 0, 0, 't'},       {0, 0, 0, 0}};
   for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
     if (option == 'p') options.port = atoi(optarg);
     else if (option == 'u') options.user_path = optarg;
@@ -134,6 +134,7 @@ static void parse(int argc, char **argv) {
     else if (option == 'r') options.rate = atof(optarg);
     else if (option == 'b') options.payload_bytes = strtoul(optarg, NULL, 10);
     else if (option == 'c') options.count = atoi(optarg);
+    else if (option == 't') use_tls();
     else if (option == 'i') options.pid = atoi(optarg);
     else usage();
   }

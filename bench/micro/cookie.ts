@@ -16,7 +16,7 @@ const forged = new CookieSealer(LoginKey.generate(), systemClock).seal(userConte
 assert.ok(sealer.open(user, 'auth').ok && sealer.open(device, 'rauth').ok && sealer.open(once, 'auth').ok);
 assert.ok(!sealer.open(forged, 'auth').ok && !sealer.open('no cookie', 'auth').ok);
 
-runSuite('cookie', {
+await runSuite('cookie', {
   'open a user cookie': () => sealer.open(user, 'auth'),
   'open a device cookie': () => sealer.open(device, 'rauth'),
   'open a single-use cookie': () => sealer.open(once, 'auth'),

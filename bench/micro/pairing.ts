@@ -41,7 +41,7 @@ assert.equal(empty.arrive(device).verdict, 'pair');
 empty.end(user);
 assert.equal(occupied.arrive(stranger).verdict, 'refuse');
 
-runSuite('pairing', {
+await runSuite('pairing', {
   'wait, pair, end': () => rendezvous(empty),
   'wait, pair, end; 100,000 others waiting': () => rendezvous(full),
   'refuse a stranger': () => occupied.arrive(stranger),

@@ -12,7 +12,7 @@ import {
   recorderStatistics,
   recorderWriteHeader,
 } from '../../src/native/recorder-binding.ts';
-import { runSuite } from './suite.ts';
+import { note, runSuite } from './suite.ts';
 
 // Recording one message as the event loop sees it, beside the naïve way. At full speed it is the disk that limits: the
 // queue is emptied once for each 256 MiB, and that counts. On a tmpfs (COUPLET_BENCH_FOLDER=/dev/shm) it is the copying
@@ -98,21 +98,19 @@ function costs(name: string, sidecar: boolean, message: Uint8Array, bytes: numbe
     rmSync(join(folder, `${file}.cpt`), { force: true });
   }
   const perBlock = (ns: number) => `${(ns / (rounds * perRound)).toFixed(0).padStart(6)} ns`;
-  process.stdout.write(
-    `  ${name.padEnd(24)} event loop ${perBlock(loopNs)}  writer ${perBlock(writersNs() - writersBefore)}\n`,
-  );
+  note(`  ${name.padEnd(24)} event loop ${perBlock(loopNs)}  writer ${perBlock(writersNs() - writersBefore)}`);
 }
 
 const plain = recording(false);
 const withSidecar = recording(true);
 
-process.stdout.write('costs of a message\n');
+note('costs of a message');
 costs('64 B', true, small, 200e6);
 costs('64 KiB', true, large, 2e9);
 costs('64 B, no sidecar', false, small, 200e6);
 costs('64 KiB, no sidecar', false, large, 2e9);
 
-runSuite('recorder', {
+await runSuite('recorder', {
   'append 64 B': () => withSidecar(small),
   'append 64 KiB': () => withSidecar(large),
   'append 64 B, no sidecar': () => plain(small),

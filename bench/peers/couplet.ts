@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { CookieSealer } from '../../src/auth/cookie.ts';
 import { LoginKey } from '../../src/auth/keys.ts';
 import { systemClock } from '../../src/core/clock.ts';
+import { benchCertificate, certificateUnavailable } from './certificate.ts';
 import { type Peer, type RunningPeer, startRelay } from './peer.ts';
 import { RecordingFolder, recordingsUnavailable } from './recordings.ts';
 
@@ -38,7 +39,6 @@ export async function startCouplet(
     '--listen': '127.0.0.1:0',
     '--metrics-listen': '127.0.0.1:0',
     '--data': data,
-    '--directory': 'none',
     '--login-key': key.toHex(),
     '--log-level': 'warn',
   };
@@ -48,6 +48,7 @@ export async function startCouplet(
   try {
     const relay = await startRelay(cpu, [process.execPath, program, 'serve', ...Object.entries(options).flat()], {
       ...raisedLimits,
+      COUPLET_DIRECTORY: 'none',
       ...settings,
     });
     return {
@@ -69,6 +70,31 @@ const missing = (): string | undefined =>
 
 /** Couplet as it is shipped: the built server with everything on that is on by default. */
 export const coupletPeer: Peer = { name: 'couplet', unavailable: missing, start: (cpu) => startCouplet(cpu) };
+
+/** The same behind its own TLS: what a relay costs that no proxy stands before. */
+export const coupletTlsPeer: Peer = {
+  name: 'couplet-tls',
+  unavailable: () => missing() ?? certificateUnavailable(),
+  start: async (cpu) => {
+    const { certFile, keyFile } = benchCertificate();
+    const settings = { COUPLET_TLS_CERT_FILE: certFile, COUPLET_TLS_KEY_FILE: keyFile };
+    return { ...(await startCouplet(cpu, settings)), tls: true };
+  },
+};
+
+/** The same on the path it takes where the addon does not load: messages pass through JavaScript. */
+export const coupletPortablePeer: Peer = {
+  name: 'couplet-portable',
+  unavailable: missing,
+  start: (cpu) => startCouplet(cpu, { COUPLET_RELAY_FORWARDER: 'portable' }),
+};
+
+/** The same with the directory that is the default: it is asked about each half, and events go to it too. */
+export const coupletDirectoryPeer: Peer = {
+  name: 'couplet-directory',
+  unavailable: missing,
+  start: (cpu) => startCouplet(cpu, { COUPLET_DIRECTORY: 'sqlite' }),
+};
 
 /** The same, recording all sessions, with all that belongs to a recording by default: times to the microsecond, checksums, syncs. */
 export const coupletRecordedPeer: Peer = {

@@ -1,11 +1,14 @@
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { pinned } from '../affinity.ts';
 import type { RecordingFolder } from './recordings.ts';
 
 /** A relay that can be measured: one adapter each. */
 export interface Peer {
   readonly name: string;
+  /** It is known to deliver messages out of order: that is counted and told, and does not void its figures. */
+  readonly reorders?: true;
   /** Why it cannot be started here, in words for the report; `undefined` where it can. */
   unavailable(): string | undefined;
   /** Starts it in a fresh process, on one core where `cpu` is given, and resolves once it listens. */
@@ -19,6 +22,8 @@ export interface RunningPeer {
   /** Request targets of the two sides; `{pair}` stands for the pair's number. */
   readonly userPath: string;
   readonly devicePath: string;
+  /** It speaks TLS, with a certificate that nobody signed but itself. */
+  readonly tls?: boolean;
   /** Where it records; to be checked after its end and then removed. */
   readonly recordings?: RecordingFolder;
   /** Ends the process and waits for its end. */
@@ -31,8 +36,19 @@ export interface RelayProcess {
   stop(): Promise<void>;
 }
 
+/** How a relay differs from one that is a single process and prints `listeningPort`'s line. */
+export interface StartOptions {
+  /** Where it runs; absent: where the bench does. */
+  readonly folder?: string;
+  /** Reads its port out of a line of its stdout; `undefined` for all lines but the one. */
+  readonly readPort?: (line: string) => number | undefined;
+  /** It is several processes: they get a process group of their own and are ended together. */
+  readonly group?: boolean;
+}
+
 const startLimitMs = 15_000;
 const stopLimitMs = 5_000;
+const groupPollMs = 10;
 
 /** Reads the port out of a relay's `{"msg":"listening","address":"HOST:PORT"}` line; `undefined` for other lines. */
 export function listeningPort(line: string): number | undefined {
@@ -49,23 +65,51 @@ export function listeningPort(line: string): number | undefined {
   return Number.isInteger(port) && port > 0 ? port : undefined;
 }
 
+/** Sends to all that is left of a process group; 0 only asks. Returns whether there was anything. */
+function killGroup(leader: number, signal: NodeJS.Signals | 0): boolean {
+  try {
+    process.kill(-leader, signal);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false;
+    throw error;
+  }
+}
+
+/** Its leader has ended and been waited for; nobody tells when the others have. */
+async function groupEnded(leader: number): Promise<void> {
+  for (let waitedMs = 0; killGroup(leader, 0); waitedMs += groupPollMs) {
+    if (waitedMs === stopLimitMs) killGroup(leader, 'SIGKILL');
+    if (waitedMs >= 2 * stopLimitMs) throw new Error(`processes of group ${leader} did not end`);
+    await sleep(groupPollMs);
+  }
+}
+
 /** Starts a relay that prints its listening line on stdout. Rejects with its stderr where it ends or stays silent. */
 export async function startRelay(
   cpu: number | undefined,
   command: readonly string[],
-  environment: Record<string, string> = {},
+  environment: Readonly<Record<string, string>> = {},
+  { folder, readPort = listeningPort, group = false }: StartOptions = {},
 ): Promise<RelayProcess> {
   const [program, ...parameters] = pinned(cpu, command);
   const child = spawn(program!, parameters, {
     env: { PATH: process.env.PATH ?? '', ...environment },
     stdio: ['ignore', 'pipe', 'pipe'],
+    detached: group,
+    ...(folder !== undefined && { cwd: folder }),
   });
+  const kill = (signal: NodeJS.Signals): void => {
+    if (group && child.pid !== undefined) killGroup(child.pid, signal);
+    else child.kill(signal);
+  };
   let complaints = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     complaints = (complaints + text).slice(-2000);
   });
-  const killAtExit = (): boolean => child.kill('SIGKILL');
-  process.once('exit', killAtExit); // whatever ends the bench, no relay is left behind
+  const killAtExit = (): void => kill('SIGKILL');
+  // Whatever ends the bench, no relay is left behind; first of all, as one that still writes fills folders again.
+  process.prependOnceListener('exit', killAtExit);
   const ended = new Promise<void>((resolve) => {
     child.once('close', () => {
       process.off('exit', killAtExit);
@@ -73,10 +117,11 @@ export async function startRelay(
     });
   });
   const stop = async (): Promise<void> => {
-    child.kill('SIGTERM');
-    const timer = setTimeout(() => child.kill('SIGKILL'), stopLimitMs);
+    kill('SIGTERM');
+    const timer = setTimeout(() => kill('SIGKILL'), stopLimitMs);
     await ended;
     clearTimeout(timer);
+    if (group && child.pid !== undefined) await groupEnded(child.pid);
   };
   const port = await new Promise<number>((resolve, reject) => {
     const fail = (what: string): void => {
@@ -91,7 +136,7 @@ export async function startRelay(
     child.once('close', (code, signal) => fail(`ended with ${code ?? signal} before it listened`));
     // Goes on reading after the port is known: a full pipe would block the relay.
     createInterface({ input: child.stdout }).on('line', (line) => {
-      const found = listeningPort(line);
+      const found = readPort(line);
       if (found === undefined) return;
       clearTimeout(timer);
       resolve(found);

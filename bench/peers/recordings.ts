@@ -7,6 +7,7 @@ import {
   readSync,
   rmdirSync,
   rmSync,
+  statfsSync,
   statSync,
   writeSync,
 } from 'node:fs';
@@ -48,8 +49,13 @@ export function recordingMemory(): string {
 /** Why the recordings of a run cannot be kept here; `undefined` where they can. */
 export function recordingsUnavailable(): string | undefined {
   if (statSync('/dev/shm', { throwIfNoEntry: false }) === undefined) return 'there is no /dev/shm';
-  if (freemem() >= maxFileBytes) return undefined;
-  return `recordings of a run take up to ${maxFileBytes} bytes of memory, ${freemem()} are free`;
+  if (freemem() < maxFileBytes) {
+    return `recordings of a run take up to ${maxFileBytes} bytes of memory, ${freemem()} are free`;
+  }
+  const folder = recordingMemory();
+  const { bavail, bsize } = statfsSync(folder);
+  if (bavail * bsize >= maxFileBytes) return undefined;
+  return `recordings of a run take up to ${maxFileBytes} bytes, ${folder} has room for ${bavail * bsize}`;
 }
 
 /** Where a run's recordings go, until it has ended. */

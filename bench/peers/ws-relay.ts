@@ -1,10 +1,13 @@
+import { readFileSync } from 'node:fs';
+import { createServer as createHttpServer } from 'node:http';
+import { createServer as createHttpsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { type WebSocket, WebSocketServer } from 'ws';
 import { NaiveRecording } from './naive-recording.ts';
 
 // The smallest correct relay on the `ws` library: no authentication, no limits, flow control by pause and resume. Where
-// RECORDING_DIR is in the environment, it records all pairs there.
+// RECORDING_DIR is in the environment, it records all pairs there; where TLS_CERT_FILE and TLS_KEY_FILE are, it speaks TLS.
 
 const highWaterBytes = 1024 * 1024;
 const lowWaterBytes = 256 * 1024;
@@ -29,7 +32,12 @@ function forward(from: WebSocket, to: WebSocket, recording: NaiveRecording | und
   });
 }
 
-const server = new WebSocketServer({ host: '127.0.0.1', port: 0, perMessageDeflate: false });
+const { TLS_CERT_FILE: certFile, TLS_KEY_FILE: keyFile } = process.env;
+const http =
+  certFile === undefined || keyFile === undefined
+    ? createHttpServer()
+    : createHttpsServer({ cert: readFileSync(certFile), key: readFileSync(keyFile) });
+const server = new WebSocketServer({ server: http, perMessageDeflate: false });
 server.on('connection', (half, request) => {
   const query = new URL(request.url ?? '/', 'ws://relay').searchParams;
   const id = query.get('id') ?? '';
@@ -55,14 +63,14 @@ server.on('connection', (half, request) => {
   }
   mate.resume();
 });
-server.on('listening', () => {
-  const { port } = server.address() as AddressInfo;
+http.listen(0, '127.0.0.1', () => {
+  const { port } = http.address() as AddressInfo;
   process.stdout.write(`${JSON.stringify({ msg: 'listening', address: `127.0.0.1:${port}` })}\n`);
 });
 // Where it records, it ends when all is written, which the process then does by itself.
 if (recordingDir !== undefined) {
   process.once('SIGTERM', () => {
-    server.close();
+    http.close();
     for (const half of server.clients) half.terminate();
   });
 }

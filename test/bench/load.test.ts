@@ -14,6 +14,7 @@ import { type Load, scenarios } from '../../bench/scenarios.ts';
 const unpinned = { relayCpu: undefined, generatorCpu: undefined };
 const noErrors = { order: 0, content: 0, protocol: 0, closed: 0, lost: 0 };
 const paths = { userPath: '/relay?id={pair}&browser=1', devicePath: '/relay?id={pair}' };
+const forwarding = scenarios.filter((scenario) => scenario.kind === 'forwarding');
 let tools: Tools;
 
 before(() => {
@@ -75,7 +76,7 @@ for (const [name, makePeer] of Object.entries(peers)) {
     const missing = peer.unavailable();
     if (missing !== undefined && process.env.COUPLET_TEST_REQUIRE_SERVICES === undefined) return t.skip(missing);
     const interval = { warmupSeconds: 0.05, durationSeconds: 0.2 };
-    for (const { name: scenario, load } of scenarios) {
+    for (const { name: scenario, load } of forwarding) {
       const result = await measure(tools.load, peer, load, interval, unpinned);
       assert.ok(result.messages > 0, scenario);
       assert.equal(result.bytes, result.messages * load.messageBytes, scenario);
@@ -97,7 +98,7 @@ for (const peer of [coupletRecordedPeer, wsRecordedPeer]) {
   }, async (t) => {
     const missing = peer.unavailable();
     if (missing !== undefined) return t.skip(missing);
-    for (const { name, load } of scenarios.filter(({ reference }) => reference === 'couplet')) {
+    for (const { name, load } of forwarding.filter(({ peers }) => peers.includes(peer.name))) {
       const relay = await peer.start(undefined);
       const recordings = relay.recordings!;
       try {

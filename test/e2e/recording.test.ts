@@ -310,7 +310,7 @@ test('[R38] retention sweeps on a timer, spares the recording in progress and te
     user.ws.close(1000);
     await device.closed;
   }
-  await until(() => recordingsIn(relay.folder).length === 1, 'the sweep');
+  await until(() => eventsNamed(relay, 'CPL-1206I').length === 2, 'the sweep');
   assert.deepEqual(recordingsIn(relay.folder), [live]);
   const deleted = eventsNamed(relay, 'CPL-1206I');
   assert.deepEqual(
