@@ -111,6 +111,7 @@ function figure(value: number): string {
 }
 
 function ratio(value: number): string {
+  if (!Number.isFinite(value)) return '–'; // the reference's figure was 0
   return value >= 0.1 ? value.toFixed(2) : value.toFixed(4);
 }
 

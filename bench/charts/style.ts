@@ -108,7 +108,7 @@ export function peersWith(scenario: ScenarioResult, figure: string): string[] {
 /** The chart's name, and below it what was measured on and what is missing. */
 export function heading(title: string, result: BenchResult, notes: readonly string[]): TitleComponentOption {
   const { machine, rounds, version } = result;
-  const source = `couplet ${version}, ${machine.processor}, Linux ${machine.kernel}, Node.js ${machine.node}, medians of ${rounds} rounds`;
+  const source = `couplet ${version}, ${machine.processor}, Linux ${machine.kernel}, Node.js ${machine.node}, medians of up to ${rounds} rounds`;
   return {
     text: title,
     subtext: [...notes.filter((note) => note !== ''), source].join('\n'),
