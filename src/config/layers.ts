@@ -67,8 +67,11 @@ function walk(content: object, prefix: string, source: string, layer: Layer, pro
   }
 }
 
-/** `COUPLET_CONFIG` is the file; the others with these beginnings belong to the test suite and the benchmarks. */
-const otherVariables = /^COUPLET_(CONFIG$|TEST_|BENCH_)/;
+/**
+ * `COUPLET_CONFIG` is the file, `COUPLET_WORKER` a worker's number; the others with these beginnings belong to the test
+ * suite and the benchmarks.
+ */
+const otherVariables = /^COUPLET_(CONFIG$|WORKER$|TEST_|BENCH_)/;
 
 /**
  * Reads the `COUPLET_…` variables. An empty one counts as not set. Unknown ones are problems, save those that

@@ -1,6 +1,7 @@
 import { createHash, createPrivateKey, X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { crossCheckCluster } from './cluster-check.ts';
 import { ConfigError, shown } from './errors.ts';
 import {
   type Environment,
@@ -15,6 +16,7 @@ import {
 } from './layers.ts';
 import { type Config, configSchema, settingsByKey } from './schema.ts';
 import { parseListen } from './setting.ts';
+import { crossCheckWorkers } from './workers.ts';
 
 /** A configuration that passed every check, with what was read from the files it names. */
 export interface LoadedConfig {
@@ -56,8 +58,11 @@ export function loadConfig(input: LoadInput = {}): LoadedConfig {
   if (problems.length > 0) throw new ConfigError(problems);
   const config = complete(merged);
   crossCheck(config, problems);
+  crossCheckWorkers(config, problems);
+  crossCheckCluster(config.cluster, problems);
   const loginKey = readLoginKey(config.auth, problems);
-  const tlsFingerprint = checkTlsFiles(config.tls, problems);
+  const tlsFingerprint = checkTlsFiles(tlsNames, config.tls, problems);
+  checkLinkFiles(config.cluster, problems);
   if (problems.length > 0) throw new ConfigError(problems);
   const sources = new Map([...merged].map(([key, { source }]) => [key, source]));
   return { config, loginKey, tlsFingerprint, sources };
@@ -116,21 +121,33 @@ function readLoginKey({ loginKey, loginKeyFile }: LoginKeySource, problems: stri
   return undefined;
 }
 
-function checkTlsFiles({ certFile, keyFile }: Config['tls'], problems: string[]): string {
+function checkLinkFiles({ redis, linkCertFile, linkKeyFile }: Config['cluster'], problems: string[]): void {
+  if (redis === undefined) return;
+  const names = { certFile: 'cluster.linkCertFile', keyFile: 'cluster.linkKeyFile' };
+  checkTlsFiles(names, { certFile: linkCertFile, keyFile: linkKeyFile }, problems);
+}
+
+const tlsNames = { certFile: 'tls.certFile', keyFile: 'tls.keyFile' };
+
+function checkTlsFiles(names: typeof tlsNames, { certFile, keyFile }: Config['tls'], problems: string[]): string {
   if (certFile === undefined || keyFile === undefined) return '';
-  const certificate = readText('tls.certFile', certFile, problems);
-  const key = readText('tls.keyFile', keyFile, problems);
+  const certificate = readText(names.certFile, certFile, problems);
+  const key = readText(names.keyFile, keyFile, problems);
   if (certificate === undefined || key === undefined) return '';
   const parsed = attempt(() => new X509Certificate(certificate));
   const privateKey = attempt(() => createPrivateKey(key));
   if (parsed === undefined)
-    problems.push(`tls.certFile is ${shown(certFile)}; what it holds must be a PEM certificate`);
+    problems.push(`${names.certFile} is ${shown(certFile)}; what it holds must be a PEM certificate`);
   if (privateKey === undefined) {
-    problems.push(`tls.keyFile is ${shown(keyFile)}; what it holds must be a PEM private key without a passphrase`);
+    problems.push(
+      `${names.keyFile} is ${shown(keyFile)}; what it holds must be a PEM private key without a passphrase`,
+    );
   }
   if (parsed === undefined || privateKey === undefined) return '';
   if (!parsed.checkPrivateKey(privateKey)) {
-    problems.push(`tls.keyFile is ${shown(keyFile)}; it must hold the key of the certificate in ${shown(certFile)}`);
+    problems.push(
+      `${names.keyFile} is ${shown(keyFile)}; it must hold the key of the certificate in ${shown(certFile)}`,
+    );
   }
   return createHash('sha256').update(certificate).update('\0').update(key).digest('hex');
 }

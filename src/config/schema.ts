@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { cluster } from './cluster.ts';
 import { domains, recording } from './recording.ts';
 import {
   address,
@@ -23,7 +24,7 @@ import {
 } from './setting.ts';
 
 /*
- * Every setting stands here (or in recording.ts) once. Flags, help texts, environment names, the checks of the file, the JSON Schema and
+ * Every setting stands here (or in recording.ts, cluster.ts) once. Flags, help texts, environment names, the checks of the file, the JSON Schema and
  * docs/reference/config.md are made from this definition.
  */
 
@@ -57,6 +58,16 @@ const server = z
     dataDir: words('data', anyPath, 'DIR', path, {
       about: 'Folder of the directory, of the event log, of the memory of single-use cookies and of secrets made here.',
       flag: 'data',
+    }),
+    workers: whole(1, 1, 256, {
+      about:
+        'Worker processes, each a server of the cluster behind this one configuration; more than one need `cluster.redis`.',
+      flag: 'workers',
+    }),
+    workerPorts: choice(['shared', 'consecutive'], 'shared', {
+      about:
+        'Where several workers listen: all on the port of `server.listen`, or worker I on that port + I - 1, for a proxy that chooses the worker by the session id.',
+      flag: 'worker-ports',
     }),
   })
   .prefault({});
@@ -237,6 +248,7 @@ export const configSchema = z
     messenger,
     recording,
     audit,
+    cluster,
     log,
   })
   .describe('Configuration of couplet serve');

@@ -117,6 +117,16 @@ export function optionalWords(pattern: RegExp, placeholder: string, allowed: str
   return define(z.string().regex(pattern).optional(), 'text', placeholder, allowed, text);
 }
 
+/** A text of a form that `check` knows, or absent. */
+export function optionalMatching(
+  check: (value: string) => boolean,
+  placeholder: string,
+  allowed: string,
+  text: SettingText,
+) {
+  return define(z.string().refine(check).optional(), 'text', placeholder, allowed, text);
+}
+
 /** A host and a port, loopback by default; port 0 lets the system choose a free one. */
 export function address(initial: string, text: SettingText) {
   const type = z
@@ -133,8 +143,9 @@ export function list(
   placeholder: string,
   allowed: string,
   text: SettingText,
+  initial: readonly string[] = [],
 ): z.ZodDefault<z.ZodArray<z.ZodString>> {
-  const type = z.array(z.string().refine(element)).default([]);
+  const type = z.array(z.string().refine(element)).default([...initial]);
   return define(type, 'list', placeholder, allowed, text);
 }
 

@@ -1,0 +1,33 @@
+import { parseLinkUrl } from './cluster.ts';
+import { shown } from './errors.ts';
+import type { Config } from './schema.ts';
+import { parseListen } from './setting.ts';
+
+const wildcard = /^(?:0\.0\.0\.0|[0:]*:[0:]*)$/;
+
+/** Adds a line for every pair of settings that do not fit together. */
+export function crossCheckCluster(config: Config['cluster'], problems: string[]): void {
+  const { redis, linkListen, advertise, linkCertFile, linkKeyFile, heartbeatMs, commandMs } = config;
+  if (redis === undefined) return;
+  if (advertise === undefined && wildcard.test(parseListen(linkListen)!.host)) {
+    problems.push(
+      `cluster.advertise is not set; it must be the URL under which other servers reach cluster.linkListen, which is ${shown(linkListen)}, a wildcard address`,
+    );
+  }
+  if ((linkCertFile === undefined) !== (linkKeyFile === undefined)) {
+    const [given, absent] =
+      linkCertFile === undefined ? ['linkKeyFile', 'linkCertFile'] : ['linkCertFile', 'linkKeyFile'];
+    problems.push(
+      `cluster.${absent} is not set; it must be the file that belongs to cluster.${given}, or neither is set`,
+    );
+  }
+  if (advertise !== undefined && parseLinkUrl(advertise)!.tls !== (linkCertFile !== undefined)) {
+    const [scheme, has] = linkCertFile === undefined ? ['ws', 'is not set'] : ['wss', 'is set'];
+    problems.push(
+      `cluster.advertise is ${shown(advertise)}; it must begin with ${scheme}:// because cluster.linkCertFile ${has}`,
+    );
+  }
+  if (commandMs > heartbeatMs) {
+    problems.push(`cluster.commandMs is ${commandMs}; it must be at most cluster.heartbeatMs, which is ${heartbeatMs}`);
+  }
+}
