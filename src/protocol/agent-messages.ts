@@ -140,6 +140,9 @@ const tunnelFailed = z.object({
   detail: reasonDetail,
 });
 
+/** What an agent reports, as one server passes it on to another [K4]. */
+export const tunnelReportSchema = z.discriminatedUnion('type', [tunnelRefused, tunnelFailed]);
+
 const serverSchemas = { hello, accepted, refused, heartbeat, tunnel: tunnelCommandSchema, replaced, revoked };
 const agentSchemas = {
   enrol,

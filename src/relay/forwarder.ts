@@ -135,7 +135,7 @@ export interface ForwarderTotals {
 /** One of the two ways messages travel: in the addon, or in TypeScript. Both pass the same test suite. */
 export interface Forwarder {
   readonly kind: 'native' | 'portable';
-  /** Starts forwarding between two held halves; `greeting` is the first text both receive (R20). */
+  /** Starts forwarding between two held halves; `greeting` is the first text both receive (R20), empty for none. */
   pair(
     user: HalfSocket,
     device: HalfSocket,

@@ -43,6 +43,8 @@ export interface Admission {
 
 /** What the relay asks of an admitted half's socket while it waits or is refused. `server/` implements it. */
 export interface HalfSocket {
+  /** One end of a link (K3): its close code says what became of the half at the other end, and its mate is closed with it. */
+  readonly isLink: boolean;
   /** Sends a close frame and ends the TCP connection within 2 s (R42). Only for a half that is not paired. */
   close(code: number, reason: string): void;
   /**

@@ -8,24 +8,33 @@ import { PortablePair } from './portable-pair.ts';
 /** How a socket ended: by a close frame, by the end of its stream, by a message past the limit, by an error. */
 export type SocketEnd = 'clean' | 'orderly' | 'too-big' | 'broken';
 
+/** A close frame's content; code 1005 where it had none. */
+export interface CloseFrame {
+  readonly code: number;
+  readonly reason: string;
+}
+
 /** What a socket tells the portable forwarder once it is attached. */
 export interface PortableReceiver {
-  /** A whole message; `data` is only valid during the call. */
-  message(data: ArrayBuffer, isBinary: boolean): void;
+  /** A whole message; an `ArrayBuffer` is only valid during the call, a `Uint8Array` is the receiver's to keep. */
+  message(data: ArrayBuffer | Uint8Array, isBinary: boolean): void;
   /** Something of what was buffered has been written. */
   drained(): void;
   pong(): void;
   /** A ping came; its answer is among what is buffered for the socket. */
   pinged(): void;
-  /** The socket is closed. */
-  closed(how: SocketEnd): void;
+  /** The socket is closed. `close`: what its close frame said, where one came. */
+  closed(how: SocketEnd, close?: CloseFrame): void;
 }
 
 /** A half's socket as the portable path needs it: a uWebSockets.js socket, a cluster link, a test's double. */
 export interface PortableSocket extends HalfSocket {
   /** Starts delivering to `receiver`, what came while the half was held first. */
   attach(receiver: PortableReceiver): void;
-  /** Queues one message; never drops. Called outside read callbacks only. */
+  /**
+   * Queues one message; never drops. Called outside read callbacks only. An `ArrayBuffer` is the socket's to keep, a
+   * `Uint8Array` is only valid during the call.
+   */
   send(data: ArrayBuffer | Uint8Array | string, isBinary: boolean): void;
   ping(): void;
   bufferedBytes(): number;
@@ -116,7 +125,8 @@ export class PortableForwarder implements Forwarder {
   }
 
   /** A copy of a message that is good until its pair's next `flush`, which empties all queues or throws them away. */
-  copy(data: ArrayBuffer): ArrayBuffer | Uint8Array {
+  copy(data: ArrayBuffer | Uint8Array): ArrayBuffer | Uint8Array {
+    if (data instanceof Uint8Array) return data;
     const bytes = data.byteLength;
     if (bytes > sharedCopyBytes) return data.slice(0);
     if (this.#turnBytes + bytes > turnBufferBytes) {

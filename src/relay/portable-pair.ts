@@ -1,9 +1,15 @@
 import type { Outcome } from '../core/outcome.ts';
-import { closeCodes } from '../protocol/close-codes.ts';
+import { closeCodes, linkEnding } from '../protocol/close-codes.ts';
 import { type PairEnd, type PairOptions, type PairRecording, type PairStatistics, throttling } from './forwarder.ts';
 import type { Side } from './half.ts';
 import { End, type Pace, type PauseReason, pauseReasons } from './portable-end.ts';
-import type { PortableForwarder, PortableReceiver, PortableSocket, SocketEnd } from './portable-forwarder.ts';
+import type {
+  CloseFrame,
+  PortableForwarder,
+  PortableReceiver,
+  PortableSocket,
+  SocketEnd,
+} from './portable-forwarder.ts';
 
 /** One socket read may come on top of the high-water mark and one message (R23). */
 const readBytes = 524_288;
@@ -13,6 +19,14 @@ const readBytes = 524_288;
  * a socket that does not report its end.
  */
 const closeMs = 3000;
+
+/** A close frame without a code. */
+const noStatus = 1005;
+
+function linkCause(side: Side, code: number): { outcome: Outcome; closedBy: Side | 'relay'; error: string } {
+  const { outcome, error, closedBy } = linkEnding(code === noStatus ? closeCodes.normal : code);
+  return { outcome, error, closedBy: closedBy === 'half' ? side : 'relay' };
+}
 
 /** Two halves of the portable path. The rules it follows are those of native/half.cc. */
 export class PortablePair {
@@ -55,8 +69,10 @@ export class PortablePair {
       },
       failed: () => this.#recordingFailed(),
     });
-    this.sendText('user', greeting);
-    this.sendText('device', greeting);
+    if (greeting !== '') {
+      this.sendText('user', greeting);
+      this.sendText('device', greeting);
+    }
     this.#user.socket.attach(this.#receiver(this.#user, this.#device));
     this.#device.socket.attach(this.#receiver(this.#device, this.#user));
   }
@@ -117,7 +133,7 @@ export class PortablePair {
         end.silentMs = end.pingMs = 0;
       },
       pinged: () => this.#pinged(end),
-      closed: (how) => this.#closed(end, mate, how),
+      closed: (how, close) => this.#closed(end, mate, how, close),
     };
   }
 
@@ -136,7 +152,7 @@ export class PortablePair {
     this.end('slow', closeCodes.slow, 'relay.highWaterBytes: the backlog is full', false, 'stalled');
   }
 
-  #message(end: End, mate: End, data: ArrayBuffer, isBinary: boolean): void {
+  #message(end: End, mate: End, data: ArrayBuffer | Uint8Array, isBinary: boolean): void {
     end.silentMs = end.pingMs = 0;
     if (end.stage !== 'open' || mate.stage !== 'open') return;
     const bytes = data.byteLength;
@@ -168,8 +184,9 @@ export class PortablePair {
     this.#capUnpausable(end, mate.backlog > highWaterBytes + maxMessageBytes + readBytes);
   }
 
-  #record(recording: PairRecording, end: End, data: ArrayBuffer, isBinary: boolean): void {
-    if (!recording.append(end.side, data, isBinary)) this.#recordingFailed();
+  #record(recording: PairRecording, end: End, data: ArrayBuffer | Uint8Array, isBinary: boolean): void {
+    const bytes = data instanceof Uint8Array ? new Uint8Array(data).buffer : data;
+    if (!recording.append(end.side, bytes, isBinary)) this.#recordingFailed();
     else if (recording.holdsBack()) {
       this.#pause(end, 'recorderPaused');
       this.#capUnpausable(end, true);
@@ -308,17 +325,21 @@ export class PortablePair {
 
   #sendClose(end: End): void {
     end.stage = 'closing';
-    end.deadlineMs = closeMs;
+    // The far server answers a link once it has read up to the close frame. Closed before, the connection would be reset
+    // by anything that still comes, and the tail lost.
+    end.deadlineMs = end.socket.isLink && end.keepsTail ? this.#options.lingerMs : closeMs;
     const close = end.close!;
     end.socket.close(close.code, close.reason);
     this.#report();
   }
 
-  #closed(end: End, mate: End, how: SocketEnd): void {
+  #closed(end: End, mate: End, how: SocketEnd, close: CloseFrame | undefined): void {
     if (end.stage === 'gone') return;
     const wasOpen = end.stage === 'open';
+    const linkClose = how === 'clean' && end.socket.isLink ? close : undefined;
     if (wasOpen) {
-      if (how === 'clean') this.#cause ??= { outcome: 'normal', closedBy: end.side, error: '' };
+      if (linkClose !== undefined) this.#cause ??= linkCause(end.side, linkClose.code);
+      else if (how === 'clean') this.#cause ??= { outcome: 'normal', closedBy: end.side, error: '' };
       else if (how === 'too-big') this.#cause ??= { outcome: 'limit', closedBy: 'relay', error: 'too-big' };
       else this.#lost(end, 'broken');
     }
@@ -326,7 +347,8 @@ export class PortablePair {
     end.queue = [];
     end.queuedBytes = 0;
     this.#unpauseAll(end);
-    if (wasOpen) this.#closeMate(mate, how);
+    if (wasOpen && linkClose !== undefined) this.#closeAsLink(mate, linkClose);
+    else if (wasOpen) this.#closeMate(mate, how);
     this.#report();
     if (mate.stage === 'gone') this.#forwarder.forget(this, this.#options);
   }
@@ -335,6 +357,12 @@ export class PortablePair {
     if (how === 'clean') this.#close(mate, closeCodes.normal, 'peer closed', true);
     else if (how === 'too-big') this.#close(mate, closeCodes.tooBig, 'relay.maxMessageBytes exceeded', false);
     else this.#close(mate, closeCodes.peerError, 'peer connection lost', how === 'orderly');
+  }
+
+  // K3: what the link was closed with is the mate's, code and reason.
+  #closeAsLink(mate: End, { code, reason }: CloseFrame): void {
+    if (code === noStatus) this.#close(mate, closeCodes.normal, 'peer closed', true);
+    else this.#close(mate, code, reason, linkEnding(code).keepsTail);
   }
 
   #lost(end: End, error: string): void {

@@ -7,58 +7,20 @@ import type { Admission } from './half.ts';
 import { Keepalive } from './keepalive.ts';
 import { type AdmissionLimit, Limits } from './limits.ts';
 import { Pairing, type PairingRefusal } from './pairing.ts';
+import type { RelayObserver, RelaySettings, Rendezvous, WiderRendezvous } from './relay-parts.ts';
 import {
   describeSession,
   type Half,
-  type Mismatch,
   type RunningSession,
   type Session,
-  type SessionEnd,
   type SessionRecorder,
   type SessionRecording,
   type StartingSession,
 } from './session.ts';
+import { EndTimers, maxDelayMs } from './session-end.ts';
 import { StartingPair } from './starting-pair.ts';
 
-/** The relay's settings; names, units and defaults are those of `relay.*` in the configuration. */
-export interface RelaySettings {
-  readonly holdMs: number;
-  readonly highWaterBytes: number;
-  readonly lowWaterBytes: number;
-  readonly maxMessageBytes: number;
-  readonly pingSeconds: number;
-  readonly pongSeconds: number;
-  readonly wsPingSeconds: number;
-  readonly stallMs: number;
-  readonly lingerMs: number;
-  readonly strictSides: boolean;
-  readonly idleMs: number;
-  readonly maxSessionMs: number;
-  readonly sessionBytesPerSecond: number;
-  readonly userBytesPerSecond: number;
-  readonly maxWaiting: number;
-  readonly maxWaitingPerAddress: number;
-  readonly maxSessionsPerUser: number;
-  readonly upgradesPerAddressPerSecond: number;
-  /** `auth.defaultUser` (R11); empty: none. */
-  readonly defaultUser: string;
-}
-
-/** What the relay tells of; compose.ts hands it to events and metrics. None of these may throw. */
-export interface RelayObserver {
-  /** Called before the halves are paired: no byte is forwarded until it returns (fault 49). */
-  sessionStarting(session: Session): void;
-  sessionEnded(session: Session, end: SessionEnd): void;
-  /** A rendezvous that never became a session ended (R28). */
-  rendezvousEnded(admission: Admission, outcome: Outcome): void;
-  pairingRefused(newcomer: Admission, refusal: PairingRefusal, waiting: Admission | undefined): void;
-  holdExpired(admission: Admission, heldMs: number): void;
-  mismatch(session: Session, mismatch: Mismatch): void;
-  limitHit(limit: string, admission: Admission): void;
-}
-
-/** setTimeout's longest delay, milliseconds. */
-const maxDelayMs = 2_147_483_647;
+export type { RelayObserver, RelaySettings, Rendezvous, WiderRendezvous } from './relay-parts.ts';
 
 /**
  * Halves meet here: waiting, pairing, sessions, their ends. Knows no WebSocket library, no configuration file, no log;
@@ -67,14 +29,17 @@ const maxDelayMs = 2_147_483_647;
 export class Relay {
   readonly limits: Limits;
   readonly pairing: Pairing<Half>;
+  /** Set in a cluster, before the first half comes. */
+  wider: WiderRendezvous | undefined;
+  /** Halves whose rendezvous is being sought: held, and counted like those that wait. */
+  readonly #joining = new Set<Half>();
   readonly #forwarder: Pick<Forwarder, 'pair'>;
   readonly #recorder: SessionRecorder | undefined;
   readonly #observer: RelayObserver;
   readonly #clock: Clock;
   readonly #sessions = new Set<RunningSession>();
   readonly #keepalive = new Keepalive(() => this.#sessions);
-  /** Of the sessions that have an end by the clock; most have none. */
-  readonly #endTimers = new Map<RunningSession, NodeJS.Timeout>();
+  readonly #endTimers: EndTimers;
   #settings: RelaySettings;
   #holdTimer: NodeJS.Timeout | undefined;
   #closed = false;
@@ -93,6 +58,7 @@ export class Relay {
     this.#recorder = recorder;
     this.#observer = observer;
     this.#clock = clock;
+    this.#endTimers = new EndTimers(clock, (session) => observer.limitHit('duration', session.user));
     this.limits = new Limits(settings, clock);
     this.pairing = new Pairing(settings);
     this.#keepalive.set(settings.pingSeconds, settings.pongSeconds);
@@ -121,12 +87,50 @@ export class Relay {
   /** Asked before an upgrade: may this half come in, seen from the limits on waiting halves? (R26) */
   admitHalf(admission: Admission): AdmissionLimit | undefined {
     if (!this.pairing.wouldWait(admission)) return undefined;
-    return this.limits.admitWaiting(admission.address, this.pairing.waitingCount);
+    return this.limits.admitWaiting(admission.address, this.waitingCount);
+  }
+
+  /** Halves that wait for their mates, or are joining. */
+  get waitingCount(): number {
+    return this.pairing.waitingCount + this.#joining.size;
+  }
+
+  /** Those halves. */
+  *waiting(): Iterable<Half> {
+    yield* this.pairing.waiting();
+    yield* this.#joining;
+  }
+
+  /** False while the server drains. */
+  get accepts(): boolean {
+    return !this.#closed;
+  }
+
+  /** A held half's rendezvous is to be sought first: `join`, `startLinked` or `turnAway` follows. */
+  startJoining(half: Half): void {
+    if (half.arrivedMs === 0) half.arrivedMs = this.#clock.monotonicMs();
+    half.state = 'joining';
+    this.#joining.add(half);
+    this.limits.waitingByAddress.add(half.admission.address);
+  }
+
+  /** Takes a waiting half out of its rendezvous, to seek it elsewhere. */
+  withdraw(half: Half): void {
+    this.pairing.leave(half);
+    half.state = 'joining';
+    this.#joining.add(half);
+  }
+
+  /** A joining half has its rendezvous on another server. From now on it is the link's affair. */
+  startLinked(half: Half): void {
+    this.#stopJoining(half);
+    half.state = 'linked';
   }
 
   /** An admitted half's WebSocket is open and held: not read, nothing sent. */
   join(half: Half): void {
-    half.arrivedMs = this.#clock.monotonicMs();
+    if (half.arrivedMs === 0) half.arrivedMs = this.#clock.monotonicMs();
+    if (half.state === 'joining') this.#stopJoining(half);
     if (this.#closed) return this.turnAway(half, 'shutdown', closeCodes.goingAway, 'server going away');
     const { admission } = half;
     if (this.#isExpired(half)) return this.turnAway(half, 'expired', closeCodes.expired, 'token expired');
@@ -145,11 +149,12 @@ export class Relay {
     this.#pair(arrival.waiting, arrival.user, arrival.device);
   }
 
-  /** A half's socket has closed, for whatever reason. Paired halves are the forwarder's affair. */
+  /** A half's socket has closed, for whatever reason. Paired and linked halves are the forwarder's affair. */
   left(half: Half): void {
     half.starting?.lost(half.socket);
     if (half.state === 'waiting') this.#stopWaiting(half, 'no-peer');
-    if (half.state !== 'paired') half.state = 'closed';
+    else if (half.state === 'joining') this.#giveUpJoining(half, 'no-peer');
+    if (half.state !== 'paired' && half.state !== 'linked') half.state = 'closed';
   }
 
   /** A waiting half that cannot be paused sent more than is kept for it (portable path without the addon). */
@@ -159,10 +164,17 @@ export class Relay {
     this.turnAway(half, 'slow', closeCodes.slow, reason);
   }
 
+  /** A half has waited, or sought its rendezvous, for as long as it may (R15). */
+  expireHold(half: Half): void {
+    this.#observer.holdExpired(half.admission, this.#clock.monotonicMs() - half.arrivedMs);
+    this.turnAway(half, 'no-peer', closeCodes.noPeer, 'relay.holdMs: no peer came');
+  }
+
   /** Closes a half that is not paired: one that waits, or one that is not to wait at all. No effect on others. */
   turnAway(half: Half, outcome: Outcome, code: number, reason: string): void {
-    if (half.state === 'paired' || half.state === 'closed') return;
+    if (half.state === 'paired' || half.state === 'linked' || half.state === 'closed') return;
     if (half.state === 'waiting') this.#stopWaiting(half, outcome);
+    else if (half.state === 'joining') this.#giveUpJoining(half, outcome);
     else this.#observer.rendezvousEnded(half.admission, outcome);
     half.state = 'closed';
     half.socket.close(code, reason);
@@ -170,9 +182,14 @@ export class Relay {
 
   /** Ends one session because a right was withdrawn (fault 11); false where no such session runs. */
   revoke(domain: string, id: string): boolean {
+    return this.endSession({ domain, id }, 'revoked', closeCodes.revoked, 'revoked');
+  }
+
+  /** Ends one session at once; false where no such session runs. */
+  endSession(at: Rendezvous, outcome: Outcome, code: number, reason: string): boolean {
     for (const session of this.#sessions) {
-      if (session.domain !== domain || session.id !== id) continue;
-      session.pair.end('revoked', closeCodes.revoked, 'revoked');
+      if (session.domain !== at.domain || session.id !== at.id) continue;
+      session.pair.end(outcome, code, reason);
       return true;
     }
     return false;
@@ -184,7 +201,7 @@ export class Relay {
    */
   async drain(drainMs: number, spreadMs: number, signal: AbortSignal): Promise<void> {
     this.#closed = true;
-    for (const half of [...this.pairing.waiting()]) {
+    for (const half of [...this.waiting()]) {
       this.turnAway(half, 'shutdown', closeCodes.goingAway, 'server going away');
     }
     clearTimeout(this.#holdTimer);
@@ -218,6 +235,20 @@ export class Relay {
     this.limits.waitingByAddress.remove(half.admission.address);
     half.state = 'closed';
     this.#observer.rendezvousEnded(half.admission, outcome);
+    this.wider?.freed(half.admission);
+  }
+
+  #stopJoining(half: Half): void {
+    this.#joining.delete(half);
+    this.limits.waitingByAddress.remove(half.admission.address);
+    half.state = 'new';
+  }
+
+  #giveUpJoining(half: Half, outcome: Outcome): void {
+    this.#stopJoining(half);
+    half.state = 'closed';
+    this.#observer.rendezvousEnded(half.admission, outcome);
+    this.wider?.gone(half);
   }
 
   #overUserLimit(user: Half, device: Half): PairingRefusal | undefined {
@@ -240,10 +271,8 @@ export class Relay {
     this.#holdTimer = undefined;
     const nowMs = this.#clock.monotonicMs();
     for (const half of this.pairing.waiting()) {
-      const heldMs = nowMs - half.arrivedMs;
-      if (heldMs < this.#settings.holdMs) break;
-      this.#observer.holdExpired(half.admission, heldMs);
-      this.turnAway(half, 'no-peer', closeCodes.noPeer, 'relay.holdMs: no peer came');
+      if (nowMs - half.arrivedMs < this.#settings.holdMs) break;
+      this.expireHold(half);
     }
     this.#armHold();
   }
@@ -264,7 +293,8 @@ export class Relay {
     // Before it is paired: without the addon, what a half has sent while it waited may end the pair as it starts.
     this.#sessions.add(session as RunningSession);
     session.pair = this.#forwarder.pair(user.socket, device.socket, greetings.plain, options, onEnd);
-    if (this.#sessions.has(session as RunningSession)) this.#armEnd(session as RunningSession);
+    if (this.#sessions.has(session as RunningSession))
+      this.#endTimers.arm(session as RunningSession, this.#settings.maxSessionMs);
   }
 
   /** The halves stay held until it is settled whether the session is recorded. */
@@ -279,7 +309,7 @@ export class Relay {
     session.pair = user.starting = device.starting = pair;
     const running = session as RunningSession;
     this.#sessions.add(running);
-    this.#armEnd(running);
+    this.#endTimers.arm(running, this.#settings.maxSessionMs);
     const forward = (greeting: string, recording?: SessionRecording) =>
       this.#forwarder.pair(user.socket, device.socket, greeting, this.#pairOptions(session, recording), onEnd);
     void opening.then((recording) => {
@@ -325,34 +355,9 @@ export class Relay {
     return { ...options, userPace: { key: session.userid, bytesPerSecond: s.userBytesPerSecond } };
   }
 
-  // The nearest of a session's ends by the clock: the tokens' absolute expiry (R6) and the longest session (R26).
-  #armEnd(session: RunningSession): void {
-    const expiresAtMs = Math.min(session.user.expiresAtMs ?? Infinity, session.device.expiresAtMs ?? Infinity);
-    const tokenMs = expiresAtMs - this.#clock.nowMs();
-    const longestMs = this.#settings.maxSessionMs;
-    const limitMs = longestMs === 0 ? Infinity : session.startedMs + longestMs - this.#clock.monotonicMs();
-    const delayMs = Math.min(tokenMs, limitMs);
-    if (delayMs === Infinity) return;
-    const timer = setTimeout(
-      () => {
-        if (tokenMs <= maxDelayMs && tokenMs <= limitMs) {
-          session.pair.end('expired', closeCodes.expired, 'token expired');
-        } else if (limitMs <= maxDelayMs) {
-          this.#observer.limitHit('duration', session.user);
-          session.pair.end('limit', closeCodes.limit, 'relay.maxSessionMs reached');
-        } else {
-          this.#armEnd(session);
-        }
-      },
-      Math.min(Math.max(delayMs, 0), maxDelayMs),
-    );
-    this.#endTimers.set(session, timer);
-  }
-
   #over(session: RunningSession, end: PairEnd, user: Half, device: Half): void {
     user.state = device.state = 'closed';
-    clearTimeout(this.#endTimers.get(session));
-    this.#endTimers.delete(session);
+    this.#endTimers.clear(session);
     this.pairing.end(session);
     session.recording?.close();
     this.#sessions.delete(session);
@@ -367,6 +372,7 @@ export class Relay {
       recording: session.recording?.file,
       statistics: end.statistics,
     });
+    this.wider?.freed(session);
     if (this.#sessions.size === 0) for (const resolve of this.#emptied.splice(0)) resolve();
   }
 

@@ -3,10 +3,13 @@ import type { ForwardedPair, PairRecording, PairStatistics } from './forwarder.t
 import type { Admission, HalfSocket, Side } from './half.ts';
 import type { StartingPair } from './starting-pair.ts';
 
-/** An admitted half: who it is, its socket, and where it stands. `waiting → paired → closed`. */
+/**
+ * An admitted half: who it is, its socket, and where it stands. `waiting → paired → closed`; in a cluster `joining`
+ * while its rendezvous is sought, and `linked` where that is on another server.
+ */
 export class Half {
-  state: 'new' | 'waiting' | 'paired' | 'closed' = 'new';
-  /** Monotonic milliseconds. */
+  state: 'new' | 'joining' | 'waiting' | 'paired' | 'linked' | 'closed' = 'new';
+  /** Monotonic milliseconds; 0 until it has arrived. */
   arrivedMs = 0;
   /** While its session's recording is being opened. */
   starting: StartingPair | undefined;

@@ -1,7 +1,7 @@
 import type { WebSocket } from 'uWebSockets.js';
 import type { NativeAddon } from '../native/binding.ts';
 import type { NativeSocket } from '../relay/native-forwarder.ts';
-import type { PortableReceiver, PortableSocket, SocketEnd } from '../relay/portable-forwarder.ts';
+import type { CloseFrame, PortableReceiver, PortableSocket, SocketEnd } from '../relay/portable-forwarder.ts';
 import type { Half } from '../relay/session.ts';
 
 /** User data of a half's WebSocket; uWebSockets.js copies it onto the WebSocket object. */
@@ -19,6 +19,8 @@ const uwsReasons: Readonly<Record<string, SocketEnd>> = {
 export interface HalfSocketParts {
   readonly addon: NativeAddon | undefined;
   readonly ssl: boolean;
+  /** Accepting ends of links. */
+  readonly isLink: boolean;
   /** A half's socket is closed, whoever closed it; called once. */
   closed(half: Half): void;
   /** A half that nobody could pause has sent more than `maxEarlyBytes` before its mate came. */
@@ -44,11 +46,15 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
   #closing = false;
   #promised = false;
   /** How a promised half that nobody could hold has ended, until its mate is told. */
-  #ended: SocketEnd | undefined;
+  #ended: { readonly how: SocketEnd; readonly close: CloseFrame | undefined } | undefined;
 
   constructor(parts: HalfSocketParts, maxEarlyBytes: number) {
     this.#parts = parts;
     this.#maxEarlyBytes = maxEarlyBytes;
+  }
+
+  get isLink(): boolean {
+    return this.#parts.isLink;
   }
 
   get #addon(): NativeAddon | undefined {
@@ -59,7 +65,9 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
 
   opened(ws: WebSocket<HalfData>): void {
     this.#ws = ws;
-    if (this.#addon !== undefined) this.nativeId = this.#addon.hold(ws, this.#parts.ssl);
+    if (this.#addon === undefined) return;
+    this.nativeId = this.#addon.hold(ws, this.#parts.ssl);
+    if (this.isLink) this.#addon.markLink?.(this.nativeId);
   }
 
   message(data: ArrayBuffer, isBinary: boolean): void {
@@ -92,13 +100,14 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
   socketClosed(code: number, reason: ArrayBuffer): void {
     if (this.#ws === undefined) return;
     this.#ws = undefined;
-    const end = code === 1006 ? (uwsReasons[Buffer.from(reason).toString('latin1')] ?? 'broken') : 'clean';
-    if (this.#promised && this.#receiver === undefined && !this.#closing && end !== 'broken') {
-      this.#ended = end;
+    const how = code === 1006 ? (uwsReasons[Buffer.from(reason).toString('latin1')] ?? 'broken') : 'clean';
+    const close = how === 'clean' ? { code, reason: Buffer.from(reason).toString() } : undefined;
+    if (this.#promised && this.#receiver === undefined && !this.#closing && how !== 'broken') {
+      this.#ended = { how, close };
       return;
     }
     this.#early = undefined;
-    this.#receiver?.closed(end);
+    this.#receiver?.closed(how, close);
     this.#parts.closed(this.half);
   }
 
@@ -137,10 +146,10 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
   }
 
   #tellEnd(): void {
-    const end = this.#ended!;
+    const { how, close } = this.#ended!;
     this.#ended = undefined;
     this.#early = undefined;
-    this.#receiver?.closed(end);
+    this.#receiver?.closed(how, close);
     this.#parts.closed(this.half);
   }
 

@@ -71,6 +71,7 @@ export function admission(id: string, identity: Identity, more: Partial<Admissio
 
 /** A half's socket: what the relay did to it, and a peer that can hang up before its close is seen. */
 export class SocketDouble implements HalfSocket {
+  readonly isLink: boolean = false;
   readonly closes: { code: number; reason: string }[] = [];
   gone = false;
   promised = false;
