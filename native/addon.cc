@@ -67,6 +67,25 @@ Napi::Value IsGone(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), half == nullptr || isGone(*half));
 }
 
+// adoptLink(fd, head): half id, 0 where that cannot be done
+Napi::Value AdoptLink(const Napi::CallbackInfo& info) {
+  const auto head = info[1].As<Napi::Uint8Array>();
+  const uint32_t id = adoptLink(info[0].As<Napi::Number>().Int32Value(),
+                                {reinterpret_cast<const char*>(head.Data()), head.ByteLength()});
+  return Napi::Number::New(info.Env(), id);
+}
+
+// markLink(halfId): a held half is the accepting end of a link
+void MarkLink(const Napi::CallbackInfo& info) {
+  Half* half = relay.half(idOf(info, 0));
+  if (half != nullptr && half->mode == Mode::held) half->link = true;
+}
+
+// halves(): how many there are whose sockets are not closed
+Napi::Value Halves(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(relay.halves.size()));
+}
+
 // promise(halfId): a held half is about to be paired
 void Promise(const Napi::CallbackInfo& info) {
   Half* half = relay.half(idOf(info, 0));
@@ -195,7 +214,7 @@ void ReadTotals(const Napi::CallbackInfo& info) {
 // adopt(halfId): a held half goes to uWebSockets.js again, with pause and resume of the addon's
 void Adopt(const Napi::CallbackInfo& info) {
   Half* half = relay.half(idOf(info, 0));
-  if (half == nullptr || half->mode != Mode::held) return;
+  if (half == nullptr || half->mode != Mode::held || half->client) return;
   half->mode = Mode::portable;
   if (half->undelivered.empty()) {
     resumeReading(*half, kHeld);
@@ -229,6 +248,9 @@ void ForbidCoreDumps(const Napi::CallbackInfo&) {
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("load", Napi::Function::New(env, Load));
   exports.Set("hold", Napi::Function::New(env, Hold));
+  exports.Set("adoptLink", Napi::Function::New(env, AdoptLink));
+  exports.Set("markLink", Napi::Function::New(env, MarkLink));
+  exports.Set("halves", Napi::Function::New(env, Halves));
   exports.Set("isGone", Napi::Function::New(env, IsGone));
   exports.Set("promise", Napi::Function::New(env, Promise));
   exports.Set("close", Napi::Function::New(env, Close));

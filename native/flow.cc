@@ -115,13 +115,6 @@ us_socket_t* plainData(us_socket_t* socket, char* data, int length) {
   return half->stage == Stage::gone ? result : endOfRead(*half, result, length);
 }
 
-void keepRead(Half& half, const char* data, int length) {
-  std::string kept(kParserPadding, 0);
-  kept.append(data, static_cast<size_t>(length));
-  kept.append(kParserPadding, 0);
-  half.undelivered.push_back(std::move(kept));
-}
-
 us_socket_t* passKept(Half& half, us_socket_t* socket) {
   std::vector<std::string> reads;
   reads.swap(half.undelivered);
@@ -141,13 +134,9 @@ us_socket_t* passKept(Half& half, us_socket_t* socket) {
 
 // A waiting TLS half is read a little, for its peer may say goodbye (sweep.cc); what it says is kept for its mate.
 void keepOfWaiting(Half& half, const char* data, int length) {
-  keepRead(half, data, length);
+  keepRead(half, {data, static_cast<size_t>(length)});
   pauseReading(half, kHeld);
-  std::string all;
-  for (const std::string& read : half.undelivered) {
-    all.append(read, kParserPadding, read.size() - 2 * kParserPadding);
-  }
-  if (!half.promised && holdsCloseFrame(all.data(), all.size())) answerGoodbye(half);
+  if (!half.promised && holdsCloseFrame(keptBytes(half), half.client)) answerGoodbye(half);
 }
 
 us_socket_t* tlsData(us_socket_t* socket, char* data, int length) {
@@ -165,7 +154,7 @@ us_socket_t* tlsData(us_socket_t* socket, char* data, int length) {
   // layer has filled its buffer, undecrypted input may be left, which such a write would delete: the read is kept until
   // the TLS layer has used its input up.
   if (length == kReadBufferBytes || !half->undelivered.empty()) {
-    keepRead(*half, data, length);
+    keepRead(*half, {data, static_cast<size_t>(length)});
     return socket;
   }
   return half->hooks->data(socket, data, length);
@@ -228,6 +217,21 @@ const Handlers& socketHandlers(bool ssl) {
   static const Handlers plain = {plainData, plainData, socketWritable<false>, socketEnd<false>, socketClosed<false>};
   static const Handlers tls = {tlsData, tlsBaseData, socketWritable<true>, socketEnd<true>, socketClosed<true>};
   return ssl ? tls : plain;
+}
+
+void keepRead(Half& half, std::string_view bytes) {
+  std::string kept(kParserPadding, 0);
+  kept.append(bytes);
+  kept.append(kParserPadding, 0);
+  half.undelivered.push_back(std::move(kept));
+}
+
+std::string keptBytes(const Half& half) {
+  std::string all;
+  for (const std::string& read : half.undelivered) {
+    all.append(read, kParserPadding, read.size() - 2 * kParserPadding);
+  }
+  return all;
 }
 
 void deliverKept(Half& half) {

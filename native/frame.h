@@ -1,9 +1,11 @@
-// WebSocket frames (RFC 6455) as the relay needs them: client frames come in, server frames go out.
+// WebSocket frames (RFC 6455) as the relay needs them: client frames come in, server frames go out. Of a link to
+// another server this one is the client: there it is server frames that come in, or client frames that go out.
 //
 // FrameReader turns a stream of client (masked) frames, split anywhere, into the same frames as a server sends them
 // (unmasked), in place: a server header is four bytes shorter than the client's, so the rewritten frames move towards
 // the front of the buffer and a whole read leaves as one contiguous run. Payload is not kept: a frame's bytes go on as
-// they arrive (cut-through). No allocation, no system call, no knowledge of sockets.
+// they arrive (cut-through). Frames for a server keep their four bytes, as a mask of zeros, which leaves the payload as
+// it is. No allocation, no system call, no knowledge of sockets.
 #pragma once
 
 #include <cstddef>
@@ -44,6 +46,18 @@ inline size_t writeServerHeader(char* out, uint8_t firstByte, uint64_t length) {
 
 inline size_t serverHeaderLength(uint64_t length) { return length < 126 ? 2 : length <= 0xffff ? 4 : 10; }
 
+constexpr size_t kMaskBytes = 4;
+
+// Writes a frame header to `out` (at least kMaxClientHeader bytes), for a server with a mask of zeros, under which the
+// payload stands as it is; returns its length.
+inline size_t writeHeader(char* out, uint8_t firstByte, uint64_t length, bool toServer) {
+  const size_t size = writeServerHeader(out, firstByte, length);
+  if (!toServer) return size;
+  out[1] = static_cast<char>(out[1] | 0x80);
+  memset(out + size, 0, kMaskBytes);
+  return size + kMaskBytes;
+}
+
 // XORs n bytes of src with the repeating mask into dst. dst may be src, or lie anywhere before it and overlap it:
 // every block is loaded whole before any of it is stored.
 inline void unmask(char* dst, const char* src, size_t n, const uint8_t mask[4]) {
@@ -80,6 +94,9 @@ class FrameReader {
   uint64_t maxMessageBytes = 0;
   // Set by the owner to be told about the next frame boundary (Sink::boundary); stays set until it is cleared.
   bool wantsBoundary = false;
+  // Whether the frames come from a server, unmasked, and whether they go to one. Not both: they would grow.
+  bool fromServer = false;
+  bool toServer = false;
 
   // Whole data messages and their payload bytes read so far (bytes of an unfinished message included).
   uint64_t messages = 0;
@@ -125,9 +142,9 @@ class FrameReader {
           return error;
         }
         if (state_ == State::payload) {
-          const size_t size = serverHeaderLength(payloadLeft_);
+          const size_t size = serverHeaderLength(payloadLeft_) + (toServer ? kMaskBytes : 0);
           if (run == nullptr) run = out = in - size;
-          out += writeServerHeader(out, firstByte_, payloadLeft_);
+          out += writeHeader(out, firstByte_, payloadLeft_, toServer);
           frameOut_ = size;
         }
       }
@@ -138,7 +155,11 @@ class FrameReader {
         controlHave_ += static_cast<uint8_t>(take);
       } else {
         if (run == nullptr) run = out = in;
-        unmask(out, in, take, mask_);
+        if (isPlain_) {
+          if (out != in) memmove(out, in, take);
+        } else {
+          unmask(out, in, take, mask_);
+        }
         out += take;
         bytes += take;
         frameOut_ += take;
@@ -189,7 +210,7 @@ class FrameReader {
     if (headerHave_ < 2) return 2;
     const uint8_t code = static_cast<uint8_t>(header_[1]) & 0x7f;
     const size_t extended = code == 126 ? 2 : code == 127 ? 8 : 0;
-    return 2 + extended + 4;
+    return 2 + extended + (fromServer ? 0 : kMaskBytes);
   }
 
   // Copies header bytes until the header is whole or the input ends; returns how many were taken.
@@ -201,11 +222,13 @@ class FrameReader {
       memcpy(header_ + headerHave_, in + taken, wanted);
       headerHave_ += static_cast<uint8_t>(wanted);
       taken += wanted;
-      // A bit that no valid client frame has: do not wait for the rest of a header that is refused anyway.
-      if (headerHave_ >= 2 && (header_[1] & 0x80) == 0) headerHave_ = static_cast<uint8_t>(headerNeed());
+      // Masked or not as no valid frame is: do not wait for the rest of a header that is refused anyway.
+      if (headerHave_ >= 2 && isWronglyMasked()) headerHave_ = static_cast<uint8_t>(headerNeed());
     }
     return taken;
   }
+
+  bool isWronglyMasked() const { return ((header_[1] & 0x80) != 0) == fromServer; }
 
   // Checks a whole header and enters its payload state.
   FrameError openFrame() {
@@ -213,7 +236,7 @@ class FrameReader {
     const uint8_t second = static_cast<uint8_t>(header_[1]);
     opcode_ = firstByte_ & 0x0f;
     const bool fin = (firstByte_ & 0x80) != 0;
-    if ((firstByte_ & 0x70) != 0 || (second & 0x80) == 0) return FrameError::protocol;
+    if ((firstByte_ & 0x70) != 0 || isWronglyMasked()) return FrameError::protocol;
     const uint8_t code = second & 0x7f;
     uint64_t length = code;
     size_t at = 2;
@@ -223,7 +246,8 @@ class FrameReader {
       for (size_t i = 0; i < extended; i++) length = (length << 8) | static_cast<uint8_t>(header_[at + i]);
       at += extended;
     }
-    memcpy(mask_, header_ + at, 4);
+    if (!fromServer) memcpy(mask_, header_ + at, kMaskBytes);  // else it stays all zeros
+    isPlain_ = (mask_[0] | mask_[1] | mask_[2] | mask_[3]) == 0;
     if (opcode_ >= kClose) {
       if (opcode_ > kPong || !fin || length > kMaxControlPayload) return FrameError::protocol;
       if (opcode_ == kClose && length == 1) return FrameError::protocol;
@@ -253,7 +277,8 @@ class FrameReader {
   uint8_t firstByte_ = 0;
   uint8_t headerHave_ = 0;
   uint8_t controlHave_ = 0;
-  uint8_t mask_[4] = {0, 0, 0, 0};
+  bool isPlain_ = false;  // the mask of the frame in hand is all zeros
+  uint8_t mask_[kMaskBytes] = {0, 0, 0, 0};
   char header_[kMaxClientHeader];
   char control_[kMaxControlPayload];
   uint64_t payloadLeft_ = 0;
@@ -261,7 +286,7 @@ class FrameReader {
   uint64_t frameOut_ = 0;
 };
 
-// Follows server frames as their bytes leave, split anywhere: tells whether the byte stream stands between two frames.
+// Follows frames, masked or not, as their bytes leave, split anywhere: tells whether the byte stream stands between two frames.
 class FrameWalker {
  public:
   bool atBoundary() const { return headerHave_ == 0 && payloadLeft_ == 0; }
@@ -280,9 +305,10 @@ class FrameWalker {
       }
       header_[headerHave_++] = static_cast<uint8_t>(data[i++]);
       if (headerHave_ < 2) continue;
-      const size_t extended = header_[1] == 126 ? 2 : header_[1] == 127 ? 8 : 0;
-      if (headerHave_ < 2 + extended) continue;
-      uint64_t size = header_[1];
+      const uint8_t code = header_[1] & 0x7f;
+      const size_t extended = code == 126 ? 2 : code == 127 ? 8 : 0;
+      if (headerHave_ < 2 + extended + ((header_[1] & 0x80) != 0 ? kMaskBytes : 0)) continue;
+      uint64_t size = code;
       if (extended != 0) {
         size = 0;
         for (size_t k = 0; k < extended; k++) size = (size << 8) | header_[2 + k];
@@ -302,7 +328,7 @@ class FrameWalker {
  private:
   uint64_t payloadLeft_ = 0;
   uint8_t headerHave_ = 0;
-  uint8_t header_[kMaxServerHeader];
+  uint8_t header_[kMaxClientHeader];
 };
 
 }  // namespace couplet

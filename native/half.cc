@@ -5,21 +5,20 @@ namespace couplet {
 
 namespace {
 
-std::string controlFrame(uint8_t opcode, std::string_view payload) {
-  std::string frame;
-  frame.reserve(2 + payload.size());
-  frame.push_back(static_cast<char>(0x80 | opcode));
-  frame.push_back(static_cast<char>(payload.size()));
+// A whole frame of the relay's own for a half.
+std::string frameFor(const Half& half, uint8_t opcode, std::string_view payload) {
+  char header[kMaxClientHeader];
+  std::string frame(header, writeHeader(header, 0x80 | opcode, payload.size(), half.client));
   frame.append(payload);
   return frame;
 }
 
 // code 0: a close frame without a code, the answer to such a one.
-std::string closeFrameOf(uint16_t code, std::string_view reason) {
-  if (code == 0) return controlFrame(kClose, {});
+std::string closeFrameFor(const Half& half, uint16_t code, std::string_view reason) {
+  if (code == 0) return frameFor(half, kClose, {});
   std::string payload = {static_cast<char>(code >> 8), static_cast<char>(code)};
   payload.append(reason.substr(0, kMaxControlPayload - 2));
-  return controlFrame(kClose, payload);
+  return frameFor(half, kClose, payload);
 }
 
 // Cuts what is queued for a half down to the rest of the frame that is partly sent. False where that frame is not all
@@ -79,7 +78,10 @@ void queueCloseFrame(Half& half) {
 void drained(Half& half) {
   if (half.stage != Stage::draining) return;
   half.stage = Stage::lingering;
-  half.deadlineTick = relay.tick + ticksFor(kCloseMs);
+  // The far server answers a link once it has read up to the close frame. Closed before, the connection would be reset
+  // by anything that still comes, and the tail lost.
+  const bool waits = half.link && half.pair != nullptr;
+  half.deadlineTick = relay.tick + ticksFor(waits ? half.pair->limits.lingerMs : kCloseMs);
   const bool hard = half.pair != nullptr && half.pair->limits.hardClose;
   if (half.peerClosed || half.finReceived) {
     half.closeNow = true;
@@ -100,8 +102,6 @@ void setCause(Pair& pair, Outcome outcome, ClosedBy by, HalfError error) {
   pair.closedBy = by;
   pair.error = error;
 }
-
-ClosedBy sideOf(const Half& half) { return half.userSide ? ClosedBy::user : ClosedBy::device; }
 
 }  // namespace
 
@@ -152,9 +152,7 @@ void flush(Half& half) {
 
 void sendText(Half& half, std::string_view text) {
   if (half.stage != Stage::open) return;
-  char header[kMaxServerHeader];
-  std::string frame(header, writeServerHeader(header, 0x80 | kText, text.size()));
-  frame.append(text);
+  const std::string frame = frameFor(half, kText, text);
   if (half.tailInMessage) {
     half.deferredText.append(frame);
     if (half.mate != nullptr) half.mate->reader.wantsBoundary = true;
@@ -163,9 +161,14 @@ void sendText(Half& half, std::string_view text) {
   }
 }
 
+void sendPing(Half& half) {
+  half.pingTick = relay.tick;
+  append(half, frameFor(half, kPing, {}));
+}
+
 void sendPong(Half& half, std::string_view payload) {
   if (half.stage != Stage::open) return;
-  std::string frame = controlFrame(kPong, payload);
+  std::string frame = frameFor(half, kPong, payload);
   if (half.tailInFrame || half.out.size() > half.pair->limits.lowWaterBytes) {
     half.deferredPong = std::move(frame);
     if (half.tailInFrame && half.mate != nullptr) half.mate->reader.wantsBoundary = true;
@@ -200,7 +203,7 @@ void startClose(Half& half, uint16_t code, std::string_view reason, bool keepTai
   if (half.mode == Mode::portable) half.opaqueInput = true;
   half.mode = Mode::native;
   half.keepsTail = keepTail;
-  half.closeFrame = closeFrameOf(code, reason);
+  half.closeFrame = closeFrameFor(half, code, reason);
   half.deadlineTick = relay.tick + ticksFor(keepTail ? half.pair->limits.lingerMs : kCloseMs);
   relay.closing.push_back(&half);
   if (!keepTail) cutBacklog(half);
@@ -230,8 +233,9 @@ void onPeerClose(Half& half, std::string_view payload) {
   if (half.stage == Stage::open) {
     const uint16_t code = payload.size() < 2 ? 0 : static_cast<uint16_t>((static_cast<uint8_t>(payload[0]) << 8) |
                                                                         static_cast<uint8_t>(payload[1]));
-    if (half.pair != nullptr) setCause(*half.pair, Outcome::normal, sideOf(half), HalfError::none);
-    if (half.mate != nullptr) startClose(*half.mate, 1000, "peer closed", true);
+    const Goodbye goodbye = goodbyeOf(half, code, payload.substr(code == 0 ? 0 : 2));
+    if (half.pair != nullptr) setCause(*half.pair, goodbye.outcome, goodbye.by, goodbye.error);
+    if (half.mate != nullptr) startClose(*half.mate, goodbye.code, goodbye.reason, goodbye.keepTail);
     startClose(half, code, {}, false);
   } else if (half.stage == Stage::lingering) {
     half.closeNow = true;
@@ -246,7 +250,7 @@ void onPeerEnd(Half& half, bool orderly, HalfError error) {
   Half* mate = half.mate;
   if (stage == Stage::lingering || stage == Stage::open) abortHalf(half);
   if (half.pair != nullptr && stage == Stage::open) {
-    setCause(*half.pair, Outcome::peerError, sideOf(half), error);
+    setCause(*half.pair, Outcome::peerError, half.side(), error);
   }
   if (mate == nullptr) return;
   // An orderly end delivers what the half sent in full; a broken connection discards (R24).
@@ -270,7 +274,7 @@ void onFrameError(Half& half, FrameError error) {
     endPair(*half.pair, Outcome::limit, 1009, "relay.maxMessageBytes exceeded", false, ClosedBy::relay, HalfError::tooBig);
     return;
   }
-  setCause(*half.pair, Outcome::peerError, sideOf(half), HalfError::protocol);
+  setCause(*half.pair, Outcome::peerError, half.side(), HalfError::protocol);
   if (half.mate != nullptr) startClose(*half.mate, 4502, "peer broke the protocol", false);
   startClose(half, 1002, "protocol error", false);
 }

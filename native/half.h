@@ -130,6 +130,8 @@ struct Half {
   Stage stage = Stage::open;
   uint8_t pausedBy = 0;
   bool userSide = false;
+  bool link = false;           // stands for a half of another server, which judges and ends that half
+  bool client = false;         // this server is the WebSocket client: frames come in plain and go out masked
   bool promised = false;       // held, and about to be paired: what it sent, and its end, are for its mate
   bool inPieces = false;       // the recorder has the beginning of a message of this half
   bool dirty = false;
@@ -162,6 +164,7 @@ struct Half {
 
   us_poll_t* poll() const { return reinterpret_cast<us_poll_t*>(socket); }
   bool ssl() const { return hooks->ssl; }
+  ClosedBy side() const { return userSide ? ClosedBy::user : ClosedBy::device; }
   // What is counted of the messages it sends; of a paired half.
   DirectionCount& count() const { return userSide ? pair->fromUser : pair->fromDevice; }
   // Whether frames from its mate still go to it.
@@ -204,16 +207,19 @@ extern Relay relay;
 // Takes an open WebSocket under the addon's care and stops reading it. Returns the half's id, 0 where the socket is
 // closed already; `error` is set where its context's handlers could not be replaced.
 uint32_t hold(us_socket_t* socket, bool ssl, std::string& error);
+// Makes a held half of an open socket of a hooked context.
+Half& takeSocket(us_socket_t* socket, ContextHooks* hooks);
 // Asks the operating system whether the peer of a held half has hung up, closed its WebSocket or vanished; one that has
 // is closed by this.
 bool isGone(Half& half);
 // Answers the close frame of a waiting half.
 void answerGoodbye(Half& half);
-// Whether there is a close frame among the first bytes a client sent.
-bool holdsCloseFrame(const char* data, size_t length);
+// Whether there is a close frame among the first bytes a client, or a server, sent.
+bool holdsCloseFrame(std::string_view bytes, bool fromServer);
 // Whether the connection of a half is reset or otherwise dead, whatever its socket polls for.
 bool isBroken(const Half& half);
-// Pairs two held halves: both get `greeting` as a text message, then each other's frames.
+// Pairs two held halves: both get `greeting` as a text message where it is not empty, then each other's frames. Null
+// where one of them is not held, and where this server is the client of both: frames would grow on their way.
 Pair* pairHalves(uint32_t owner, Half& user, Half& device, std::string_view greeting, const PairLimits& limits,
                  double bytesPerSecond, const std::string& userKey, double userBytesPerSecond, uint32_t recording,
                  bool strict);
@@ -225,6 +231,9 @@ void pauseReading(Half& half, uint8_t reason);
 void resumeReading(Half& half, uint8_t reason);
 // A failed write made the socket readable again (and so does an upgrade): take that back where it is paused.
 void applyPause(Half& half);
+// Keeps bytes that came before they may be passed on, and tells what is kept.
+void keepRead(Half& half, std::string_view bytes);
+std::string keptBytes(const Half& half);
 // Passes on what was kept of a half that does not wait any more. Outside every socket callback.
 void deliverKept(Half& half);
 
@@ -237,6 +246,8 @@ void markDirty(Half& half);
 void flush(Half& half);
 // Queues a text message of the relay's own, after the message in transit.
 void sendText(Half& half, std::string_view text);
+// Queues a ping; the caller has seen to it that the queue ends between frames.
+void sendPing(Half& half);
 // Answers a ping, bounded: a peer that does not read gets one pong for its latest ping.
 void sendPong(Half& half, std::string_view payload);
 // Starts a half's end: close frame after what must still be delivered, TCP end at the deadline at the latest.
@@ -252,6 +263,25 @@ void onPeerEnd(Half& half, bool orderly, HalfError error);
 void onFrameError(Half& half, FrameError error);
 // The socket is closed and about to be freed.
 void onSocketClosed(Half& half);
+
+// -- link.cc: halves that stand for halves of other servers --------------------------------------------------------
+
+// Takes over the TCP connection behind `fd` (by a descriptor of its own: the caller closes that one), whose WebSocket
+// handshake is done and whose client this server is. `head`: what was read behind the handshake. Returns the id of a
+// held half, 0 where this uWebSockets.js cannot do that or the connection is gone.
+uint32_t adoptLink(int fd, std::string_view head);
+
+// What a half's own close frame does to its pair: how that ends, and what its mate is told.
+struct Goodbye {
+  Outcome outcome = Outcome::normal;
+  ClosedBy by = ClosedBy::relay;
+  HalfError error = HalfError::none;
+  uint16_t code = 1000;
+  std::string_view reason = "peer closed";
+  bool keepTail = true;
+};
+// `code` 0: the frame held none.
+Goodbye goodbyeOf(const Half& half, uint16_t code, std::string_view reason);
 
 // -- pair_recording.cc: what a recorded pair has to do with the recorder ------------------------------------------
 

@@ -24,18 +24,19 @@ void setKeepAlive(int fd) {
 
 // Looks at a waiting plain socket's unread bytes without taking them: its peer may have said goodbye, though its
 // connection stands until that is answered.
-bool closeFrameWaits(int fd) {
+bool closeFrameWaits(const Half& half) {
   static char bytes[kPeekBytes];
-  const ssize_t length = recv(fd, bytes, sizeof bytes, MSG_PEEK | MSG_DONTWAIT);
-  return length > 0 && holdsCloseFrame(bytes, static_cast<size_t>(length));
+  const ssize_t length = recv(half.fd, bytes, sizeof bytes, MSG_PEEK | MSG_DONTWAIT);
+  if (length <= 0) return false;
+  return holdsCloseFrame(keptBytes(half).append(bytes, static_cast<size_t>(length)), half.client);
 }
 
 }  // namespace
 
-bool holdsCloseFrame(const char* data, size_t length) {
-  static std::string bytes;
-  bytes.assign(kFeedHeadroom, 0);
-  bytes.append(data, length);
+bool holdsCloseFrame(std::string_view bytes, bool fromServer) {
+  static std::string padded;
+  padded.assign(kFeedHeadroom, 0);
+  padded.append(bytes);
   struct {
     bool closed = false;
     void output(char*, size_t) {}
@@ -45,17 +46,12 @@ bool holdsCloseFrame(const char* data, size_t length) {
     void boundary(bool) {}
   } sink;
   FrameReader reader;
-  reader.feed(bytes.data() + kFeedHeadroom, length, sink);
+  reader.fromServer = fromServer;
+  reader.feed(padded.data() + kFeedHeadroom, bytes.size(), sink);
   return sink.closed;
 }
 
-uint32_t hold(us_socket_t* socket, bool ssl, std::string& error) {
-  if (socket == nullptr || us.isClosed(ssl, socket)) return 0;
-  ContextHooks* hooks = hookContext(socket, ssl, socketHandlers(ssl));
-  if (hooks == nullptr) {
-    error = "the handlers of uWebSockets.js could not be replaced";
-    return 0;
-  }
+Half& takeSocket(us_socket_t* socket, ContextHooks* hooks) {
   auto half = std::make_unique<Half>();
   half->socket = socket;
   half->hooks = hooks;
@@ -68,7 +64,17 @@ uint32_t hold(us_socket_t* socket, bool ssl, std::string& error) {
   relay.byFd[slot] = half.get();
   relay.halves.emplace(half->id, half.get());
   pauseReading(*half, kHeld);
-  return half.release()->id;
+  return *half.release();
+}
+
+uint32_t hold(us_socket_t* socket, bool ssl, std::string& error) {
+  if (socket == nullptr || us.isClosed(ssl, socket)) return 0;
+  ContextHooks* hooks = hookContext(socket, ssl, socketHandlers(ssl));
+  if (hooks == nullptr) {
+    error = "the handlers of uWebSockets.js could not be replaced";
+    return 0;
+  }
+  return takeSocket(socket, hooks).id;
 }
 
 bool isGone(Half& half) {
@@ -83,7 +89,7 @@ bool isGone(Half& half) {
   int unread = 0;
   if (half.ssl() || ioctl(half.fd, FIONREAD, &unread) != 0 || unread == half.peekedBytes) return false;
   half.peekedBytes = unread;
-  if (!closeFrameWaits(half.fd)) return false;
+  if (!closeFrameWaits(half)) return false;
   answerGoodbye(half);
   return true;
 }
@@ -100,6 +106,7 @@ Pair* pairHalves(uint32_t owner, Half& user, Half& device, std::string_view gree
                  double bytesPerSecond, const std::string& userKey, double userBytesPerSecond, uint32_t recording,
                  bool strict) {
   if (user.mode != Mode::held || device.mode != Mode::held || &user == &device) return nullptr;
+  if (user.client && device.client) return nullptr;
   auto owned = std::make_unique<Pair>();
   Pair* pair = owned.get();
   pair->id = relay.nextId++;
@@ -123,8 +130,14 @@ Pair* pairHalves(uint32_t owner, Half& user, Half& device, std::string_view gree
     half->pair = pair;
     half->mode = Mode::native;
     half->reader.maxMessageBytes = limits.maxMessageBytes;
-    sendText(*half, greeting);
-    if (half->undelivered.empty()) resumeReading(*half, kHeld);
+    half->reader.fromServer = half->client;
+    half->reader.toServer = half->mate->client;
+    if (!greeting.empty()) sendText(*half, greeting);
+    if (half->undelivered.empty()) {
+      resumeReading(*half, kHeld);
+    } else {
+      markDirty(*half);  // what was kept is passed on in settle()
+    }
   }
   relay.pairs.emplace(pair->id, owned.release());
   watch(*pair);

@@ -76,26 +76,34 @@ void endOverdue() {
   relay.closing.swap(still);
 }
 
+// A link's progress is that of a half elsewhere, seen through two sockets' buffers: the server that has the half judges
+// it, and tells.
+bool judgesProgress(const Half& half, const PairLimits& limits) { return limits.stallTicks != 0 && !half.link; }
+
 // Pings, dead peers and stalled writes of one half; false when the pair was ended.
 bool checkHalf(Half& half, Pair& pair) {
   if (half.stage != Stage::open) return true;
   if (!half.out.empty()) {
     // It is not judged by pings (they wait behind its backlog) but by progress.
-    if (pair.limits.stallTicks != 0 && relay.tick - half.lastWriteTick >= pair.limits.stallTicks) {
+    if (judgesProgress(half, pair.limits) && relay.tick - half.lastWriteTick >= pair.limits.stallTicks) {
       endPair(pair, Outcome::slow, 4503, "relay.stallMs: no progress", false, ClosedBy::relay, HalfError::stalled);
       return false;
     }
     return true;
   }
-  if (pair.limits.pingTicks == 0 || half.pausedBy != 0 || half.tailInFrame) return true;
+  if (pair.limits.pingTicks == 0 || half.tailInFrame) return true;
+  if (half.pausedBy != 0) {
+    // The far server's pings wait unread as long as a half here is slow; these tell it that this server lives.
+    if (half.link && (half.pingTick == 0 || relay.tick - half.pingTick >= pair.limits.pingTicks)) sendPing(half);
+    return true;
+  }
   if (half.pingTick != 0) {
     if (relay.tick - half.pingTick < pair.limits.pingTicks) return true;
     onPeerEnd(half, false, HalfError::pingTimeout);
     return false;
   }
   if (relay.tick - half.lastReadTick >= pair.limits.pingTicks) {
-    half.pingTick = relay.tick;
-    append(half, std::string_view("\x89\x00", 2));
+    sendPing(half);
   }
   return true;
 }
@@ -107,7 +115,7 @@ uint32_t ticksToCheck(const Half& half, const PairLimits& limits) {
     const uint32_t passed = relay.tick - since;
     ticks = std::min(ticks, passed < limit ? limit - passed : 0);
   };
-  if (limits.stallTicks != 0) atMost(half.out.empty() ? relay.tick : half.lastWriteTick, limits.stallTicks);
+  if (judgesProgress(half, limits)) atMost(half.out.empty() ? relay.tick : half.lastWriteTick, limits.stallTicks);
   // A pause says nothing about the peer: its time begins when it is read again.
   if (limits.pingTicks != 0) {
     atMost(half.pausedBy != 0 ? relay.tick : half.pingTick != 0 ? half.pingTick : half.lastReadTick, limits.pingTicks);

@@ -37,6 +37,11 @@ bool resolve(void* library, const char* name, F& function, std::string& missing)
   return function != nullptr;
 }
 
+template <class F>
+void resolveOptional(void* library, const char* name, F& function) {
+  function = reinterpret_cast<F>(dlsym(library, name));
+}
+
 // Runs a handler setter and returns the word of the context that it replaced by `handler`; nullptr if none did.
 // `unchanged` tells that the handler stood there already.
 template <class Setter, class H>
@@ -83,6 +88,12 @@ std::string loadUSockets() {
                      resolve(library, "us_socket_context_on_writable", us.onWritable, missing) &&
                      resolve(library, "us_socket_context_on_end", us.onEnd, missing) &&
                      resolve(library, "us_socket_context_on_close", us.onClose, missing);
+  resolveOptional(library, "us_create_socket_context", us.createContext);
+  resolveOptional(library, "us_adopt_accepted_socket", us.adoptAccepted);
+  resolveOptional(library, "us_socket_context_on_open", us.onOpen);
+  resolveOptional(library, "us_socket_context_on_timeout", us.onTimeout);
+  resolveOptional(library, "us_socket_context_on_long_timeout", us.onLongTimeout);
+  resolveOptional(library, "us_socket_context_on_connect_error", us.onConnectError);
   return found ? std::string() : "the uWebSockets.js library does not export " + missing;
 }
 
@@ -131,6 +142,34 @@ ContextHooks* hookContext(us_socket_t* socket, bool ssl, const Handlers& handler
   if (hooks->close) us.onClose(ssl, context, hooks->close);
   if (hooks->baseEnd) us.onEnd(0, context, hooks->baseEnd);
   return nullptr;
+}
+
+ContextHooks* makeContext(const Handlers& handlers) {
+  if (hooked.empty() || us.createContext == nullptr || us.adoptAccepted == nullptr || us.onOpen == nullptr ||
+      us.onTimeout == nullptr || us.onLongTimeout == nullptr || us.onConnectError == nullptr) {
+    return nullptr;
+  }
+  us_loop_t* const loop = hooked.front()->loop;
+  us_socket_context_t* const context = us.createContext(0, loop, 0, ContextOptions());
+  if (context == nullptr) return nullptr;
+  const SocketHandler nothing = [](us_socket_t* socket) { return socket; };
+  us.onOpen(0, context, [](us_socket_t* socket, int, char*, int) { return socket; });
+  us.onTimeout(0, context, nothing);
+  us.onLongTimeout(0, context, nothing);
+  us.onConnectError(0, context, [](us_socket_t* socket, int) { return socket; });
+  us.onData(0, context, handlers.data);
+  us.onWritable(0, context, handlers.writable);
+  us.onEnd(0, context, handlers.baseEnd);
+  us.onClose(0, context, handlers.close);
+
+  auto hooks = std::make_unique<ContextHooks>();
+  hooks->context = context;
+  hooks->loop = loop;
+  hooks->data = hooks->baseData = [](us_socket_t* socket, char*, int) { return socket; };
+  hooks->writable = hooks->baseEnd = nothing;
+  hooks->close = [](us_socket_t* socket, int, void*) { return socket; };
+  hooked.push_back(std::move(hooks));
+  return hooked.back().get();
 }
 
 }  // namespace couplet

@@ -16,6 +16,14 @@ namespace couplet {
 typedef us_socket_t* (*DataHandler)(us_socket_t*, char*, int);
 typedef us_socket_t* (*SocketHandler)(us_socket_t*);
 typedef us_socket_t* (*CloseHandler)(us_socket_t*, int, void*);
+typedef us_socket_t* (*OpenHandler)(us_socket_t*, int isClient, char* ip, int ipLength);
+typedef us_socket_t* (*ConnectErrorHandler)(us_socket_t*, int code);
+
+// At least as large as us_socket_context_options_t, which goes by value and is not looked at for a plain context: the
+// callee of either calling convention finds its beginning where this one's is.
+struct ContextOptions {
+  const void* words[16] = {};
+};
 
 // Length of one µSockets read (LIBUS_RECV_BUFFER_LENGTH): a read that long may be followed by another at once.
 constexpr int kReadBufferBytes = 524288;
@@ -37,6 +45,13 @@ struct USockets {
   void (*onWritable)(int ssl, us_socket_context_t*, SocketHandler);
   void (*onEnd)(int ssl, us_socket_context_t*, SocketHandler);
   void (*onClose)(int ssl, us_socket_context_t*, CloseHandler);
+  // Null where the library does not export them.
+  us_socket_context_t* (*createContext)(int ssl, us_loop_t*, int extBytes, ContextOptions);
+  us_socket_t* (*adoptAccepted)(int ssl, us_socket_context_t*, int fd, unsigned extBytes, char* ip, int ipLength);
+  void (*onOpen)(int ssl, us_socket_context_t*, OpenHandler);
+  void (*onTimeout)(int ssl, us_socket_context_t*, SocketHandler);
+  void (*onLongTimeout)(int ssl, us_socket_context_t*, SocketHandler);
+  void (*onConnectError)(int ssl, us_socket_context_t*, ConnectErrorHandler);
 };
 
 // The resolved functions; valid after loadUSockets() returned an empty string.
@@ -72,7 +87,12 @@ struct Handlers {
 // told (then nothing was changed for good). The result lives as long as the process.
 ContextHooks* hookContext(us_socket_t* socket, bool ssl, const Handlers& handlers);
 
-// The hooks of a context that hookContext() has treated; nullptr for any other.
+// A plain context of this addon's own, with `handlers` on it and nothing behind them. nullptr where the library does not
+// export what that takes, or no socket was ever held, by which the event loop is known. The result lives as long as the
+// process.
+ContextHooks* makeContext(const Handlers& handlers);
+
+// The hooks of a context that hookContext() or makeContext() has treated; nullptr for any other.
 ContextHooks* hooksOf(us_socket_context_t* context);
 
 }  // namespace couplet

@@ -1,7 +1,8 @@
-// How the fuzzer's bytes are read: settings, split lengths, and a client's stream, either as it is or as a program of
+// How the fuzzer's bytes are read: settings, split lengths, and a client's (or server's) stream, either as it is or as a program of
 // frames. The program form reaches long, valid streams with few bytes.
 //
-//   byte 0      kProgram, kBoundaries, kLimit (with kLimit: bytes 1 and 2 are the limit, low byte first)
+//   byte 0      kProgram, kBoundaries, kLimit (with kLimit: bytes 1 and 2 are the limit, low byte first), and for links
+//               kFromServer or kToServer (the first of them counts)
 //   byte        how many split lengths follow (of these the low 6 bits count)
 //   bytes       split lengths, gone through again and again; from 224: powers of two, see splitLength
 //   rest        the stream or the program
@@ -15,7 +16,7 @@
 
 namespace couplet::fuzz {
 
-enum Flag : uint8_t { kProgram = 1, kBoundaries = 2, kLimit = 4 };
+enum Flag : uint8_t { kProgram = 1, kBoundaries = 2, kLimit = 4, kFromServer = 8, kToServer = 16 };
 
 constexpr size_t kMostStreamBytes = 70000;  // past it no step is begun: room for one large frame and others
 constexpr size_t kMostPieces = 256;  // what is left then comes at once
@@ -29,7 +30,7 @@ enum Step : uint8_t {
   kDeclared,     // 8 bytes of length, no payload: what follows is taken for it
   kPadded16,     // a short length written in 16 bits
   kPadded64,     // ... in 64 bits
-  kUnmasked,
+  kWronglyMasked,
   kCut,          // a header without its last bytes
   kRaw,          // so many bytes as they are
 };
@@ -39,7 +40,7 @@ constexpr uint8_t kLong16 = 0xa5, kLong64 = 0x5a;
 constexpr uint8_t kFirstBytes[16] = {0x81, 0x82, 0x01, 0x02, 0x00, 0x80, 0x88, 0x89,
                                      0x8a, 0x08, 0x83, 0x90, 0xc2, 0xa1, 0x0f, 0x09};
 
-inline void runStep(Bytes& program, std::string& stream) {
+inline void runStep(Bytes& program, std::string& stream, bool fromServer) {
   using namespace couplet::test;
   const uint8_t code = program.next();
   const uint8_t first = kFirstBytes[code & 15];
@@ -52,7 +53,10 @@ inline void runStep(Bytes& program, std::string& stream) {
     return bytes;
   };
   const auto frame = [&](size_t length, Width width = Width::shortest) {
-    stream += clientFrame(first, payload(length), mask, width);
+    stream += fromServer ? serverFrame(first, payload(length), width) : clientFrame(first, payload(length), mask, width);
+  };
+  const auto header = [&](uint64_t length, Width width = Width::shortest) {
+    return fromServer ? frameHeader(first, 0, length, width) : clientHeader(first, length, mask, width);
   };
   switch (code >> 4) {
     case kEmpty: return frame(0);
@@ -70,20 +74,24 @@ inline void runStep(Bytes& program, std::string& stream) {
       const uint8_t which = program.next();
       return frame(which == kLong16 ? 65535 : which == kLong64 ? 65536 : 128 + which);
     }
-    case kUnfinished: stream += clientHeader(first, program.next(), mask); return;
+    case kUnfinished: stream += header(program.next()); return;
     case kDeclared: {
       uint64_t length = 0;
       for (int i = 0; i < 8; i++) length = length << 8 | program.next();
-      stream += clientHeader(first, length, mask, Width::bits64);
+      stream += header(length, Width::bits64);
       return;
     }
     case kPadded16: return frame(program.next(), Width::bits16);
     case kPadded64: return frame(program.next(), Width::bits64);
-    case kUnmasked: stream += serverFrame(first, payload(program.next())); return;
+    case kWronglyMasked: {
+      const std::string data = payload(program.next());
+      stream += fromServer ? clientFrame(first, data, mask) : serverFrame(first, data);
+      return;
+    }
     case kCut: {
       const Width width = variant & 1 ? Width::bits64 : Width::shortest;
-      const std::string header = clientHeader(first, program.next(), mask, width);
-      stream += header.substr(0, program.next() % header.size());
+      const std::string whole = header(program.next(), width);
+      stream += whole.substr(0, program.next() % whole.size());
       return;
     }
     default: stream += program.take(variant); return;
@@ -101,6 +109,8 @@ struct Input {
     Bytes bytes(data, size);
     const uint8_t flags = bytes.next();
     reading.boundaries = flags & kBoundaries;
+    reading.ways.fromServer = flags & kFromServer;
+    reading.ways.toServer = (flags & kToServer) != 0 && !reading.ways.fromServer;
     if (flags & kLimit) {
       const unsigned low = bytes.next();
       reading.maxMessageBytes = low | static_cast<unsigned>(bytes.next()) << 8;
@@ -110,7 +120,7 @@ struct Input {
       stream = bytes.rest();
       return;
     }
-    while (!bytes.empty() && stream.size() < kMostStreamBytes) runStep(bytes, stream);
+    while (!bytes.empty() && stream.size() < kMostStreamBytes) runStep(bytes, stream, reading.ways.fromServer);
   }
 
   // Lengths of the pieces of `total` bytes, beginning with split number `start`.

@@ -90,7 +90,7 @@ int main(int argc, char** argv) {
       fragments + step(kOne, 0x88, 2),
       fragments + step(kEmpty, 0x88, 2) + step(kOne, 0x81, 2),
       step(kTwo, 0x81, 2) + step(kEmpty, 0x80, 2),
-      fragments + step(kUnmasked, 0x81, 2, "\x03"),
+      fragments + step(kWronglyMasked, 0x81, 2, "\x03"),
       fragments + step(k126, 0x89, 2),
       fragments + step(k125, 0x8a, 2) + step(kCut, 0x82, 3, "\x05\x09"),
   };
@@ -103,7 +103,7 @@ int main(int argc, char** argv) {
   for (const std::string& program : programs) {
     for (const std::string& split : splits) {
       // The settings differ from input to input, so that each meets several streams.
-      const uint8_t settings = static_cast<uint8_t>((folder.count() * 2) & (kBoundaries | kLimit));
+      const uint8_t settings = static_cast<uint8_t>((folder.count() * 2) & (kBoundaries | kLimit | kFromServer | kToServer));
       std::string head(1, static_cast<char>(settings | kProgram));
       if (settings & kLimit) head += folder.count() % 3 == 0 ? std::string("\x22\x00", 2) : std::string("\xff\xff", 2);
       head += static_cast<char>(split.size());

@@ -1,4 +1,4 @@
-// Client frames for tests, made byte by byte with nothing of frame.h.
+// Frames for tests, made byte by byte with nothing of frame.h.
 #pragma once
 
 #include <string>
@@ -39,9 +39,12 @@ inline std::string clientFrame(uint8_t first, std::string_view payload, std::str
   return clientHeader(first, payload.size(), mask, width) + masked;
 }
 
-inline std::string serverFrame(uint8_t first, std::string_view payload) {
-  return frameHeader(first, 0, payload.size(), Width::shortest) + std::string(payload);
+inline std::string serverFrame(uint8_t first, std::string_view payload, Width width = Width::shortest) {
+  return frameHeader(first, 0, payload.size(), width) + std::string(payload);
 }
+
+// The mask of a link's frames.
+constexpr std::string_view kZeroMask("\0\0\0\0", 4);
 
 // A stream of valid frames with every header width, fragments and control frames between them.
 inline std::string sampleStream() {

@@ -15,6 +15,7 @@ namespace couplet::test {
 struct Reading {
   uint64_t maxMessageBytes = 0;
   bool boundaries = false;
+  Ways ways = {};
 };
 
 // What the reference says about each beginning of a stream, reckoned when asked for.
@@ -29,7 +30,8 @@ class Expected {
     if (!slot) {
       if (!needed && length > workBytes_) return nullptr;
       workBytes_ -= length < workBytes_ ? length : workBytes_;
-      slot = std::make_unique<Parsed>(parseClientStream(stream_.substr(0, length), reading_.maxMessageBytes));
+      slot = std::make_unique<Parsed>(parseClientStream(stream_.substr(0, length), reading_.maxMessageBytes,
+                                                        reading_.ways));
     }
     return slot.get();
   }
@@ -53,7 +55,7 @@ struct Recorder {
   size_t runs = 0;
   const char* lastRun = nullptr;
   std::string out;
-  ServerStream tail;
+  ServerStream tail{reader.toServer};
   std::vector<std::string> pings;
   size_t pongs = 0;
   std::optional<std::string> closed;
@@ -135,6 +137,8 @@ inline std::string feedAndCompare(Expected& expected, const std::vector<size_t>&
   FrameReader reader;
   reader.maxMessageBytes = reading.maxMessageBytes;
   reader.wantsBoundary = reading.boundaries;
+  reader.fromServer = reading.ways.fromServer;
+  reader.toServer = reading.ways.toServer;
   Recorder sink(reader);
   size_t at = 0;
   for (size_t i = 0;; i++) {
@@ -163,10 +167,10 @@ inline std::string feedAndCompare(std::string_view stream, const std::vector<siz
   return feedAndCompare(expected, lengths);
 }
 
-// Walks server frames in pieces of the given lengths (what they leave over: in one last piece), plainly and stopping at
+// Walks the relay's frames in pieces of the given lengths (what they leave over: in one last piece), plainly and stopping at
 // every boundary.
-inline void walkAndCompare(std::string_view stream, const std::vector<size_t>& lengths) {
-  ServerStream reference;
+inline void walkAndCompare(std::string_view stream, const std::vector<size_t>& lengths, bool toServer = false) {
+  ServerStream reference(toServer);
   reference.read(stream);
   const std::vector<size_t>& ends = reference.ends;
   const auto isBoundary = [&](size_t at) { return at == 0 || std::binary_search(ends.begin(), ends.end(), at); };

@@ -69,8 +69,14 @@ inline FrameError judge(uint8_t first, uint64_t length, bool fragmented, uint64_
   return FrameError::none;
 }
 
-// Reads a client's bytes from the first one.
-inline Parsed parseClientStream(std::string_view in, uint64_t maxMessageBytes) {
+// Whose frames come in, and for whom they go out.
+struct Ways {
+  bool fromServer = false;
+  bool toServer = false;
+};
+
+// Reads a client's bytes, or those of a server, from the first one.
+inline Parsed parseClientStream(std::string_view in, uint64_t maxMessageBytes, Ways ways = {}) {
   Parsed result;
   bool fragmented = false;
   uint64_t messageBytes = 0;
@@ -79,13 +85,13 @@ inline Parsed parseClientStream(std::string_view in, uint64_t maxMessageBytes) {
     if (in.size() < 2) break;
     const uint8_t first = static_cast<uint8_t>(in[0]);
     const uint8_t second = static_cast<uint8_t>(in[1]);
-    if (!(second & 0x80)) {
+    if ((second >= 0x80) == ways.fromServer) {
       result.error = FrameError::protocol;
       break;
     }
     uint64_t length = second & 0x7f;
     const size_t extended = length == 126 ? 2 : length == 127 ? 8 : 0;
-    const size_t header = 2 + extended + 4;
+    const size_t header = 2 + extended + (ways.fromServer ? 0 : 4);
     if (in.size() < header) break;
     if (extended != 0) length = 0;
     for (size_t i = 0; i < extended; i++) length = length * 256 + static_cast<uint8_t>(in[2 + i]);
@@ -94,7 +100,7 @@ inline Parsed parseClientStream(std::string_view in, uint64_t maxMessageBytes) {
 
     const std::string_view rest = in.substr(header);
     const size_t here = length < rest.size() ? static_cast<size_t>(length) : rest.size();
-    const std::string_view mask = in.substr(2 + extended, 4);
+    const std::string_view mask = ways.fromServer ? kZeroMask : in.substr(2 + extended, 4);
     std::string payload(rest.substr(0, here));
     for (size_t i = 0; i < here; i++) payload[i] = static_cast<char>(payload[i] ^ mask[i % 4]);
     const bool whole = here == length;
@@ -109,7 +115,8 @@ inline Parsed parseClientStream(std::string_view in, uint64_t maxMessageBytes) {
       result.close = payload;
       break;
     }
-    const std::string outHeader = frameHeader(first, 0, length, Width::shortest);
+    const std::string outHeader = ways.toServer ? clientHeader(first, length, kZeroMask)
+                                                : frameHeader(first, 0, length, Width::shortest);
     result.output += outHeader + payload;
     if (!fragmented) result.payload.push_back({(first & 15) == 2, {}});
     result.payload.back().data += payload;
@@ -134,9 +141,11 @@ inline Parsed parseClientStream(std::string_view in, uint64_t maxMessageBytes) {
   return result;
 }
 
-// Follows server frames from the first one.
+// Follows the relay's frames from the first one.
 class ServerStream {
  public:
+  explicit ServerStream(bool toServer) : toServer_(toServer) {}
+
   bool inFrame = false, inMessage = false;
   uint64_t payloadLeft = 0, frameBytes = 0;
   std::vector<size_t> ends;  // where frames ended, in bytes from the start
@@ -161,15 +170,19 @@ class ServerStream {
   }
 
  private:
+  bool toServer_;
   std::vector<uint8_t> header_;
   size_t at_ = 0;
 
   bool openFrame() {
     if (header_.size() < 2) return false;
-    CHECK(header_[1] <= 127);  // a server does not mask
-    const size_t extended = header_[1] == 126 ? 2 : header_[1] == 127 ? 8 : 0;
-    if (header_.size() < 2 + extended) return false;
-    payloadLeft = extended == 0 ? header_[1] : 0;
+    CHECK((header_[1] > 127) == toServer_);  // a server does not mask, a client does
+    const uint8_t code = header_[1] & 127;
+    const size_t extended = code == 126 ? 2 : code == 127 ? 8 : 0;
+    const size_t mask = toServer_ ? 4 : 0;
+    if (header_.size() < 2 + extended + mask) return false;
+    for (size_t i = 0; i < mask; i++) CHECK_EQ(header_[2 + extended + i], 0);
+    payloadLeft = extended == 0 ? code : 0;
     for (size_t i = 0; i < extended; i++) payloadLeft = payloadLeft * 256 + header_[2 + i];
     inFrame = inMessage = true;
     return true;

@@ -6,11 +6,27 @@ import { outcomes } from '../core/outcome.ts';
 export interface NativeAddon {
   /** Stops reading an open uWebSockets.js WebSocket; 0 where it is closed already. Throws where it cannot be hooked. */
   hold(ws: object, ssl: boolean): number;
+  /**
+   * Takes over a connected plain TCP socket whose WebSocket handshake is done and whose client this process is [K3]. The
+   * addon duplicates `fd`: the caller destroys its own socket in the same turn, before anything of it is read. `head` is
+   * what was read behind the handshake; it comes first when forwarding starts. The half is held, and is to be paired at
+   * once: a close frame that comes while it waits is answered, and its code not told. It cannot be given to `adopt`.
+   * Returns the half's id; 0 where the connection is gone, this uWebSockets.js has not the functions, or no half was
+   * ever held in this process.
+   */
+  adoptLink(fd: number, head: Uint8Array): number;
+  /** A held half is the accepting end of a link: its close codes are another server's, and end its pair accordingly. */
+  markLink(halfId: number): void;
+  /** How many halves of this process have an open socket, held, paired or closing. */
+  halves(): number;
   isGone(halfId: number): boolean;
   /** A held half is about to be paired: what it has sent, and its end, are for its mate. */
   promise(halfId: number): void;
   close(halfId: number, code: number, reason: string): void;
-  /** Bytes, milliseconds, bytes per second; 0 for off. Returns the pair's id, 0 where a half is gone. */
+  /**
+   * Bytes, milliseconds, bytes per second; 0 for off. An empty greeting is not sent. Returns the pair's id, 0 where a
+   * half is gone or both are of `adoptLink`.
+   */
   pair(
     userId: number,
     deviceId: number,
