@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { CoupletError } from '../core/errors.ts';
 
 /** What a derived key is for; each purpose has a key of its own (R5). The words enter the derivation: never change one. */
-export const keyLabels = ['signed-ids', 'audit-chain', 'link-tickets', 'server-id'] as const;
+export const keyLabels = ['signed-ids', 'audit-chain', 'link-tickets', 'server-id', 'cluster-values'] as const;
 
 export type KeyLabel = (typeof keyLabels)[number];
 

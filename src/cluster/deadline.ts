@@ -1,0 +1,10 @@
+/** A command or a connection took longer than it may. */
+export class DeadlineError extends Error {}
+
+/** What `work` gives, or a DeadlineError after `withinMs`. The work itself goes on; what comes of it late is nobody's. */
+export function within<T>(work: Promise<T>, withinMs: number, what: string): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new DeadlineError(`${what} took longer than ${withinMs} ms`)), withinMs);
+    work.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
+}
