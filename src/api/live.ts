@@ -9,8 +9,9 @@ export type LiveWanted = (event: SightedEvent & { readonly code: string }) => bo
 
 /**
  * Events of the domain as they happen, as server-sent events: `event` with the event itself, `lost` with the number of
- * those that a slow reader missed, and last `end` where the caller may not listen any more. Takes what the audit part
- * keeps for a slow listener, and no more memory: the next ones are taken when these are written.
+ * those that a slow reader missed (null: events of other servers, nobody knows how many), and last `end` where the
+ * caller may not listen any more. Takes what the audit part keeps for a slow listener, and no more memory: the next ones
+ * are taken when these are written.
  * @param signal the peer is gone
  */
 export async function* liveEvents(call: Call, wanted: LiveWanted, signal: AbortSignal): AsyncGenerator<string, void> {
@@ -49,11 +50,20 @@ export async function* liveEvents(call: Call, wanted: LiveWanted, signal: AbortS
     }
   };
   const isTold = (event: LiveEvent['event']) => isOfDomain(event, domain, watch.standing) && wanted(event);
-  const unsubscribe = parts.live.subscribe(isTold, takeOrFail);
+  let hasGap = false;
+  const unsubscribe = parts.live.subscribe(isTold, takeOrFail, () => {
+    hasGap = true;
+    stir();
+  });
   const isOver = () => signal.aborted || watch.signal.aborted;
   try {
     while (!isOver()) {
       if (failure !== undefined) throw failure;
+      if (hasGap) {
+        hasGap = false;
+        yield serverSentEvent({ event: 'lost', data: { count: null } });
+        continue;
+      }
       const batch = batches.shift();
       if (batch === undefined) {
         await new Promise<void>((resolve) => {

@@ -1,4 +1,4 @@
-import type { LiveEvents } from '../audit/sinks/live.ts';
+import type { LiveFilter, LiveListener } from '../audit/sinks/live.ts';
 import type { CookieSealer } from '../auth/cookie.ts';
 import type { Clock } from '../core/clock.ts';
 import type { ApiToken, Directory, Share } from '../directory/directory.ts';
@@ -104,12 +104,27 @@ export interface LiveSession {
   readonly recording: string | undefined;
 }
 
-/** The sessions that run, and their end. */
+/** Whose sight a list of sessions is made for. */
+export interface SessionViewer {
+  /** `undefined`: who sees all of the domain. */
+  readonly userid: string | undefined;
+}
+
+export interface SessionPage {
+  /** By id. */
+  readonly sessions: readonly LiveSession[];
+  /** Servers of the cluster that did not answer in time: their sessions are not among these. 0 without a cluster. */
+  readonly missingServers: number;
+}
+
+/** [K9] The sessions that run, on any server of the cluster, and their end. */
 export interface LiveSessions {
-  /** Those of one domain, in any order; read at once. */
-  list(domain: string): Iterable<LiveSession>;
+  /** The first `limit` of one domain that the viewer sees, by id, of those after `after`. */
+  list(domain: string, viewer: SessionViewer, page: { after: string; limit: number }): Promise<SessionPage>;
+  /** The one of this id, or none. */
+  find(domain: string, id: string): Promise<SessionPage>;
   /** Ends one, both halves closed with 4410; false where there is none (any more). */
-  end(domain: string, id: string): boolean;
+  end(domain: string, id: string): Promise<boolean>;
 }
 
 /** A device's agent, where it is connected. */
@@ -123,6 +138,18 @@ export interface AgentPresence {
   readonly capabilities: readonly string[];
 }
 
+/** `unknown`: it is not connected to this server, and whether it is to another cannot be found out now [K4][K6]. */
+export type AgentState = AgentPresence | 'offline' | 'unknown';
+
+/** Events as they happen, on any server of the cluster [K5]. */
+export interface LiveEventSource {
+  /**
+   * As `LiveEvents.subscribe`.
+   * @param gap called where events of other servers may have been missed; nobody knows how many
+   */
+  subscribe(filter: LiveFilter, listener: LiveListener, gap?: () => void): () => void;
+}
+
 /** All that the API needs besides itself; `compose` passes it. */
 export interface ApiParts {
   readonly directory: Directory;
@@ -131,9 +158,14 @@ export interface ApiParts {
   readonly events: ApiEvents;
   readonly sessions: LiveSessions;
   readonly recordings: Pick<RecordingCatalog, 'list' | 'get' | 'read' | 'remove'>;
-  readonly live: Pick<LiveEvents, 'subscribe'>;
-  /** `undefined` where the device's agent is connected nowhere. */
-  online(nodeid: string): AgentPresence | undefined;
+  readonly live: LiveEventSource;
+  /** [K4] Where the agents of these devices are connected, to whichever server; in the same order. */
+  online(nodeids: readonly string[]): Promise<readonly AgentState[]>;
+  /**
+   * [T4] The directory was changed here: resolves when every server has applied that, and after 1 s at the latest. Never
+   * rejects.
+   */
+  spreadChanges(): Promise<void>;
   /** `routing.requireRelayRight`. */
   requireRelayRight(): boolean;
   /** `server.allowedOrigins`. */

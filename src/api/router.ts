@@ -8,6 +8,9 @@ import { type ApiAnswer, type ApiRequest, apiPrefix, type Caller, type JsonAnswe
 import { type Call, matchTemplate, nothing, type Route, type Template, templateOf } from './route.ts';
 import { covers } from './scopes.ts';
 
+/** What routes of these scopes do may end sessions, wherever they run. */
+const directoryScopes = /^(account|users|user-groups|domains|device-groups|devices|grants|shares):write$/;
+
 interface Entry {
   readonly route: Route;
   readonly template: Template;
@@ -55,6 +58,7 @@ export class Router {
     };
     if (route.inDomain === true) await call.may.requireDomain();
     const result = await route.handler(call);
+    if (directoryScopes.test(route.scope)) await this.#parts.spreadChanges();
     if (route.answer === 'stream' || route.answer === 'events') {
       const answer = result as ApiAnswer;
       return { ...answer, headers: { ...headers, ...answer.headers } };

@@ -48,6 +48,8 @@ export interface Feed {
   committed(change: DirectoryChange): void;
   /** False while changes by others may go unheard: nothing may be answered from memory then. May first look for news. */
   isCurrent(): boolean;
+  /** Looks for news at once; resolves when the listeners were told of all that was committed before. Rejects where that cannot be said. */
+  catchUp(): Promise<void>;
   close(): Promise<void>;
 }
 

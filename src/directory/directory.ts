@@ -272,6 +272,12 @@ export interface Directory {
   /** [T4] Tells of every change, also by other processes, within 1 s; never while the call that makes it still runs on a transaction. */
   onChange(listener: ChangeListener): () => void;
 
+  /**
+   * [T4] Looks for changes by other processes at once: resolves when the listeners were told of everything that was
+   * committed before the call. @throws CoupletError `CPL_DIRECTORY_UNAVAILABLE` where that cannot be said
+   */
+  catchUp(): Promise<void>;
+
   /** Resolves where the database answers. @throws CoupletError `CPL_DIRECTORY_UNAVAILABLE` */
   ping(): Promise<void>;
   close(): Promise<void>;

@@ -49,6 +49,7 @@ export function noDirectory(): Directory {
     usersOf: empty,
     login: async () => refuse(),
     onChange: () => () => {},
+    catchUp: async () => {},
     ping: async () => {},
     close: async () => {},
   };

@@ -71,6 +71,18 @@ export class PostgresFeed implements Feed {
     return this.#client !== undefined && this.#nowMs() - this.#aliveMs <= currentMs;
   }
 
+  /** A backend passes notifications on before it ends its answer to the question that comes behind them. */
+  async catchUp(): Promise<void> {
+    const client = this.#client;
+    if (client !== undefined) {
+      await client.query('select 1').catch((cause) => {
+        throw unavailable(this.#options.url, cause);
+      });
+    }
+    if (client !== undefined && this.#client === client) return;
+    throw unavailable(this.#options.url, new Error('the connection for notifications is lost'));
+  }
+
   async close(): Promise<void> {
     this.#closed = true;
     clearInterval(this.#timer);

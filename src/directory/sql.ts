@@ -121,6 +121,10 @@ export class SqlDirectory implements Directory {
     return this.#listeners.add(listener);
   }
 
+  catchUp(): Promise<void> {
+    return this.#feed.catchUp();
+  }
+
   async ping(): Promise<void> {
     await this.#database.read((db) => sql`select 1`.execute(db));
   }

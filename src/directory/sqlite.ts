@@ -141,6 +141,12 @@ export class SqliteFeed implements Feed {
     return this.#clock.monotonicMs() - this.#lookedMs < freshMs || this.#look();
   }
 
+  async catchUp(): Promise<void> {
+    if (this.#look()) return;
+    const text = 'the directory file cannot be asked for changes';
+    throw new CoupletError('CPL_DIRECTORY_UNAVAILABLE', text, { httpStatus: 503 });
+  }
+
   /** False where it is not known whether there is news. */
   #look(): boolean {
     if (!this.#handle.open) return false;

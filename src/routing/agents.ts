@@ -80,6 +80,12 @@ export class Agents {
     return this.#online.get(nodeid);
   }
 
+  /** [T9] A newer connection of the device, from `address`, stands on another server: the one here is closed. */
+  replacedElsewhere(nodeid: string, address: string): void {
+    const agent = this.#online.get(nodeid);
+    if (agent !== undefined) this.#replace(agent, address);
+  }
+
   /** A new connection; its messages go to the channel, its end to {@link closed}. */
   connected(socket: AgentSocket, address: string): AgentChannel {
     const { serverId, clock, directory, observer, isOwnHost } = this.#parts;
@@ -154,12 +160,7 @@ export class Agents {
       channel,
       publicKey,
     };
-    if (before !== undefined) {
-      before.channel.say({ type: 'replaced' });
-      this.#leave(before.channel, 'replaced');
-      before.channel.close(closeCodes.duplicate, 'a newer connection of this device');
-      observer.replaced(before, channel.address);
-    }
+    if (before !== undefined) this.#replace(before, channel.address);
     this.#online.set(nodeid, agent);
     this.#channels.set(channel, agent);
     channel.say({ type: 'accepted', nodeid, name, heartbeatMs });
@@ -168,6 +169,13 @@ export class Agents {
     this.#seen(nodeid);
     // It may have been revoked between its proof and this.
     this.recheck([nodeid]).catch(observer.failed);
+  }
+
+  #replace(before: Online, by: string): void {
+    before.channel.say({ type: 'replaced' });
+    this.#leave(before.channel, 'replaced');
+    before.channel.close(closeCodes.duplicate, 'a newer connection of this device');
+    this.#parts.observer.replaced(before, by);
   }
 
   #leave(channel: AgentChannel, reason: OfflineReason): void {

@@ -53,6 +53,11 @@ export class Revocation {
     return this.#work;
   }
 
+  /** Resolves when every change that was told of until now has been worked off. */
+  settled(): Promise<void> {
+    return this.#work;
+  }
+
   async #apply(change: DirectoryChange): Promise<void> {
     const touches = selector(change);
     for (const half of [...this.#parts.waiting()]) {

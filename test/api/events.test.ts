@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Events } from '../../src/audit/events.ts';
+import type { EventRecord } from '../../src/audit/sink.ts';
 import { systemClock } from '../../src/core/clock.ts';
 import { rightBits } from '../../src/core/rights.ts';
 import { DirectoryEventSink } from '../../src/directory/event-sink.ts';
@@ -312,4 +313,30 @@ test('a reader that does not read loses events, is told how many, and holds up n
   assert.equal(api.live.subscribers, 1);
   await stream.leave();
   assert.equal(api.live.subscribers, 0);
+});
+
+test('[K5] live events of other servers come by the same rights, and what was missed of them is told without a number', async (t) => {
+  let tell: (event: EventRecord) => void = () => assert.fail('nobody listens');
+  const others = {
+    subscribe(listener: typeof tell) {
+      tell = listener;
+      return () => {};
+    },
+  };
+  const api = await TestApi.start(t, { others });
+  const world = await World.make(api);
+  const seen = await world.device(rightBits['remote-control']);
+  const stream = await EventStream.open(t, api, await world.token('user'), '?code=CPL-1402I');
+  const facts = { time: '2026-01-01T00:00:00.000Z', code: 'CPL-1402I', etype: 'x', action: 'x', msg: 'm' };
+  tell({ ...facts, domain: '', userid: world.ids.stranger, nodeid: '', id: 'hidden' });
+  tell({ ...facts, domain: 'other', userid: world.ids.user, nodeid: '', id: 'other-domain' });
+  tell({ ...facts, domain: '', userid: world.ids.user, nodeid: '', id: 'other-code', code: 'CPL-1001I' });
+  tell({ ...facts, domain: '', userid: world.ids.stranger, nodeid: seen.id, id: 'device' });
+  const { event, data } = (await stream.next())!;
+  assert.deepEqual([event, data.id], ['event', 'device']);
+  api.clusterLive.missed();
+  assert.deepEqual(await stream.next(), { event: 'lost', data: { count: null } });
+  tell({ ...facts, domain: '', userid: world.ids.user, nodeid: '', id: 'own' });
+  assert.equal((await stream.next())!.data.id, 'own');
+  await stream.leave();
 });

@@ -12,6 +12,7 @@ test('a session is told of with its counters, and who throttled whom for how lon
   const { id } = world.runSession({ guestname: 'Bob', recording: 'r.mcrec', startedMs: 1_000.7 });
   const { body } = await api.call('GET', '/sessions', { token: await world.token('user') });
   assert.deepEqual(body, {
+    missingServers: 0,
     sessions: [
       {
         id,

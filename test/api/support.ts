@@ -6,9 +6,11 @@ import type { AgentPresence, ApiEvents, ApiParts, LiveSession } from '../../src/
 import type { Route } from '../../src/api/route.ts';
 import { Router } from '../../src/api/router.ts';
 import { allRoutes } from '../../src/api/routes/index.ts';
+import { SessionSight } from '../../src/api/session-sight.ts';
 import { LiveEvents } from '../../src/audit/sinks/live.ts';
 import { CookieSealer } from '../../src/auth/cookie.ts';
 import { LoginKey } from '../../src/auth/keys.ts';
+import { ClusterLive, type OtherEvents } from '../../src/compose/cluster-events.ts';
 import { systemClock } from '../../src/core/clock.ts';
 import type { Directory } from '../../src/directory/directory.ts';
 import type { LoginLimits } from '../../src/directory/login.ts';
@@ -27,6 +29,10 @@ export interface TestApiOptions {
   readonly requireRelayRight?: boolean;
   readonly tls?: boolean;
   readonly admit?: (address: string) => boolean;
+  /** Events of other servers. */
+  readonly others?: OtherEvents;
+  /** Instead of the parts that the test keeps. */
+  readonly parts?: Partial<ApiParts>;
   /** Instead of those that `told` keeps. */
   readonly events?: ApiEvents;
 }
@@ -67,6 +73,7 @@ export class TestApi {
   /** The recordings folder; not there until a test makes it. */
   readonly recordings: string;
   readonly live: LiveEvents;
+  readonly clusterLive: ClusterLive;
   readonly parts: ApiParts;
   readonly tls: boolean;
 
@@ -82,6 +89,7 @@ export class TestApi {
     this.sessions = fields.sessions;
     this.recordings = fields.recordings;
     this.live = fields.live;
+    this.clusterLive = fields.clusterLive;
     this.parts = fields.parts;
     this.tls = fields.tls;
   }
@@ -103,6 +111,7 @@ export class TestApi {
     const recordings = join(folder, 'recordings');
     const jobs = new RecordingJobs({ onProblem: (error) => failures.push(error) });
     const live = new LiveEvents();
+    const clusterLive = new ClusterLive(live, options.others ?? { subscribe: () => () => {} });
     const tell = (event: keyof ApiEvents) => (facts: object) => void told.push({ ...facts, event });
     const parts: ApiParts = {
       directory,
@@ -124,16 +133,31 @@ export class TestApi {
         recordingDeleted: tell('recordingDeleted'),
       },
       sessions: {
-        list: (domain) => [...sessions.values()].filter((session) => session.domain === domain),
-        end: (domain, id) => sessions.delete(`${domain}\0${id}`),
+        async list(domain, viewer, { after, limit }) {
+          const sight = new SessionSight(directory, viewer);
+          const found: LiveSession[] = [];
+          for (const session of [...sessions.values()].sort((a, b) => (a.id < b.id ? -1 : 1))) {
+            if (session.domain !== domain || session.id <= after || found.length === limit) continue;
+            if (await sight.sees(session)) found.push(session);
+          }
+          return { sessions: found, missingServers: 0 };
+        },
+        async find(domain, id) {
+          const session = sessions.get(`${domain}\0${id}`);
+          return { sessions: session === undefined ? [] : [session], missingServers: 0 };
+        },
+        end: async (domain, id) => sessions.delete(`${domain}\0${id}`),
       },
       recordings: new RecordingCatalog({ folders: () => [recordings], jobs }),
       live,
-      online: (nodeid) => agents.get(nodeid),
+      online: async (nodeids) => nodeids.map((nodeid) => agents.get(nodeid) ?? 'offline'),
+      spreadChanges: async () => {},
       requireRelayRight: () => options.requireRelayRight ?? false,
       allowedOrigins: () => options.allowedOrigins ?? [],
       version: '0.0.0-test',
       failed: (error) => failures.push(error),
+      ...(options.others && { live: clusterLive }),
+      ...options.parts,
     };
     const router = new Router(parts, options.routes ?? allRoutes);
     const endpoint = new ApiEndpoint({
@@ -175,6 +199,7 @@ export class TestApi {
       sessions,
       recordings,
       live,
+      clusterLive,
       parts,
       tls,
     });

@@ -61,6 +61,24 @@ overBoth('[T4] a change by another process is heard, and counts, within 1 s', as
   assert.ok(directory.cache.hits + directory.cache.misses > steps.length);
 });
 
+overBoth('[T4] [K4] who catches up has been told of every change that was committed before', async (place, t) => {
+  const directory = await place.open();
+  const { user, group, device } = await furnish(directory);
+  const other = await new Other(t, place).ready();
+  for (let round = 0; round < 20; round++) {
+    const rights = round % 2 === 0 ? 8 : 64;
+    await other.do('links', 'grant', user.id, group.id, rights);
+    const told: string[] = [];
+    const unlisten = directory.onChange(({ users }) => told.push(...users));
+    await directory.catchUp();
+    // Or before it was asked: then what is remembered is gone all the same.
+    assert.equal((await directory.access(user.id, device.id)).rights, rights, `round ${round}, told of ${told}`);
+    unlisten();
+  }
+  await directory.close();
+  await assert.rejects(directory.catchUp(), { code: 'CPL_DIRECTORY_UNAVAILABLE' });
+});
+
 overBoth('[T4] a change is told once in the process that made it, after it holds', async (place) => {
   const directory = await place.open();
   const { user, device } = await furnish(directory);

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { hasRights } from '../../core/rights.ts';
 import type { Device } from '../../directory/directory.ts';
+import type { AgentState } from '../parts.ts';
 import { found } from '../permissions.ts';
 import { type Call, type Route, route } from '../route.ts';
 import { changed, epochMs, given, idOrName, maybeMs, orNull, paging, rightsOut, showRights, text } from '../shapes.ts';
@@ -19,7 +20,7 @@ const deviceOut = z.object({
   name: z.string(),
   domain: z.string(),
   deviceGroupId: z.string(),
-  online: z.boolean(),
+  online: z.boolean().nullable().describe('null: not here, and whether with another server cannot be found out now.'),
   enrolled: z.boolean(),
   joinExpiresMs: maybeMs.describe('When an unused join code ends.'),
   revokedMs: maybeMs,
@@ -33,15 +34,20 @@ const joinOut = { join: z.string().describe('Shown here and never again.'), join
 const joinForMs = z.number().int().optional().describe('How long the join code is good; 24 hours unless told.');
 
 /** @param rights the caller's over the device, also where it is revoked */
-function show({ parts, may }: Pick<Call, 'parts' | 'may'>, device: Device, rights: number): z.input<typeof deviceOut> {
-  const presence = parts.online(device.id);
+function show(
+  { may }: Pick<Call, 'may'>,
+  device: Device,
+  rights: number,
+  state: AgentState,
+): z.input<typeof deviceOut> {
+  const presence = typeof state === 'string' ? undefined : state;
   const details = hasRights(rights, 'device-details') || may.holdsSite('manage-users');
   return {
     nodeid: device.id,
     name: device.name,
     domain: device.domain,
     deviceGroupId: device.deviceGroupId,
-    online: presence !== undefined,
+    online: state === 'unknown' ? null : presence !== undefined,
     enrolled: device.publicKey !== undefined,
     joinExpiresMs: orNull(device.joinExpiresMs),
     revokedMs: orNull(device.revokedMs),
@@ -50,6 +56,11 @@ function show({ parts, may }: Pick<Call, 'parts' | 'may'>, device: Device, right
     ...showRights(rights),
     agent: presence === undefined || !details ? null : { ...presence, capabilities: [...presence.capabilities] },
   };
+}
+
+async function showNow(call: Pick<Call, 'parts' | 'may'>, device: Device, rights: number) {
+  const [state = 'unknown'] = await call.parts.online([device.id]);
+  return show(call, device, rights, state);
 }
 
 interface ListQuery {
@@ -101,7 +112,9 @@ const list = route({
   }),
   answer: z.object({ devices: z.array(deviceOut) }),
   async handler(call) {
-    return { devices: (await listed(call)).map(({ device, rights }) => show(call, device, rights)) };
+    const found = await listed(call);
+    const states = await call.parts.online(found.map(({ device }) => device.id));
+    return { devices: found.map(({ device, rights }, at) => show(call, device, rights, states[at] ?? 'unknown')) };
   },
 });
 
@@ -121,7 +134,7 @@ const create = route({
     const wanted = { deviceGroupId: group.id, name: body.name, ...given({ joinForMs: body.joinForMs }) };
     const { device, join } = await parts.directory.devices.create(wanted);
     changed(call, 'device-created', device.id, `"${device.name}"`);
-    return { ...show(call, device, rights), join: join.code, joinExpiresMs: join.expiresMs };
+    return { ...(await showNow(call, device, rights)), join: join.code, joinExpiresMs: join.expiresMs };
   },
 });
 
@@ -135,7 +148,7 @@ const get = route({
   answer: deviceOut,
   async handler(call) {
     const { device, rights } = await call.may.seeDevice(call.params.deviceId);
-    return show(call, device, rights);
+    return showNow(call, device, rights);
   },
 });
 
@@ -161,7 +174,7 @@ const update = route({
     }
     const after = await parts.directory.devices.update(device.id, given({ name: body.name, deviceGroupId }));
     changed(call, 'device-changed', device.id, Object.keys(body).join(', '));
-    return show(call, after, await may.deviceRights(after));
+    return showNow(call, after, await may.deviceRights(after));
   },
 });
 

@@ -85,7 +85,7 @@ const list = route({
 const live = route({
   method: 'GET',
   path: '/events/live',
-  summary: 'Events as they happen: server-sent events `event`, `lost` with a count, and `end` when rights end',
+  summary: 'Events as they happen: server-sent events `event`, `lost` with a count or null, and `end` when rights end',
   scope: 'events:read',
   caller: 'user',
   inDomain: true,

@@ -1,8 +1,9 @@
 import { z } from 'zod';
-import { hasRights, type RightName } from '../../core/rights.ts';
+import { CoupletError } from '../../core/errors.ts';
 import { forbidden, notFound } from '../errors.ts';
-import type { LiveSession } from '../parts.ts';
+import type { LiveSession, SessionViewer } from '../parts.ts';
 import { type Call, type Route, route } from '../route.ts';
+import { SessionSight } from '../session-sight.ts';
 import { actorOf, epochMs, orNull } from '../shapes.ts';
 
 const direction = z.object({
@@ -63,35 +64,8 @@ function show(session: LiveSession): z.input<typeof sessionOut> {
   };
 }
 
-/** What of the rights that count here the caller holds over the session's device; asked once for each device. */
-class SessionRights {
-  readonly #call: Call;
-  readonly #byDevice = new Map<string, Promise<number>>();
-
-  constructor(call: Call) {
-    this.#call = call;
-  }
-
-  isOver(session: LiveSession): boolean {
-    const { caller, may } = this.#call;
-    return may.holdsSite('manage-users') || ('user' in caller && caller.user.id === session.userid);
-  }
-
-  async holds({ nodeid }: LiveSession, ...anyOf: RightName[]): Promise<boolean> {
-    const { caller, parts } = this.#call;
-    if (nodeid === '' || !('user' in caller)) return false;
-    let rights = this.#byDevice.get(nodeid);
-    if (rights === undefined) {
-      rights = parts.directory.access(caller.user.id, nodeid).then((access) => access.rights);
-      this.#byDevice.set(nodeid, rights);
-    }
-    const held = await rights;
-    return anyOf.some((right) => hasRights(held, right));
-  }
-
-  async sees(session: LiveSession): Promise<boolean> {
-    return this.isOver(session) || (await this.holds(session, 'manage-users', 'manage-devices'));
-  }
+function viewerOf({ caller, may }: Call): SessionViewer {
+  return { userid: may.holdsSite('manage-users') || !('user' in caller) ? undefined : caller.user.id };
 }
 
 const defaultLimit = 100;
@@ -99,7 +73,8 @@ const defaultLimit = 100;
 const list = route({
   method: 'GET',
   path: '/sessions',
-  summary: 'List the running sessions: the own ones, those to devices that the caller manages, or all of the domain',
+  summary:
+    'List the running sessions of all servers: the own ones, those to devices that the caller manages, or all of the domain',
   scope: 'sessions:read',
   caller: 'user',
   inDomain: true,
@@ -107,19 +82,29 @@ const list = route({
     after: z.string().max(512).optional().describe('The last id of the page before.'),
     limit: z.coerce.number().int().min(1).max(1_000).optional().describe('1 to 1000; 100 unless told.'),
   }),
-  answer: z.object({ sessions: z.array(sessionOut) }),
+  answer: z.object({
+    sessions: z.array(sessionOut),
+    missingServers: z
+      .number()
+      .int()
+      .describe('Servers of the cluster that did not answer in time: their sessions are not in the list.'),
+  }),
   async handler(call) {
-    const { after, limit = defaultLimit } = call.query;
-    const rights = new SessionRights(call);
-    const running = [...call.parts.sessions.list(call.domain)]
-      .filter(({ id }) => after === undefined || id > after)
-      .sort((one, other) => (one.id < other.id ? -1 : 1));
+    const { limit = defaultLimit } = call.query;
+    let { after = '' } = call.query;
+    const viewer = viewerOf(call);
+    const sight = new SessionSight(call.parts.directory, viewer);
     const sessions: z.input<typeof sessionOut>[] = [];
-    for (const session of running) {
-      if (sessions.length === limit) break;
-      if (await rights.sees(session)) sessions.push(show(session));
+    for (let missingServers = 0; ; ) {
+      const page = await call.parts.sessions.list(call.domain, viewer, { after, limit });
+      missingServers = Math.max(missingServers, page.missingServers);
+      // Also what another server has judged already: a right may have gone in between.
+      for (const session of page.sessions) {
+        if (sessions.length < limit && (await sight.sees(session))) sessions.push(show(session));
+      }
+      if (sessions.length === limit || page.sessions.length < limit) return { sessions, missingServers };
+      after = page.sessions.at(-1)!.id;
     }
-    return { sessions };
   },
 });
 
@@ -133,13 +118,18 @@ const kill = route({
   params: z.strictObject({ id: z.string().max(256) }),
   async handler(call) {
     const { parts, domain, params, caller } = call;
-    const rights = new SessionRights(call);
-    const session = [...parts.sessions.list(domain)].find(({ id }) => id === params.id);
-    if (session === undefined || !(await rights.sees(session))) throw notFound('session', params.id);
-    if (!rights.isOver(session) && !(await rights.holds(session, 'manage-devices'))) {
+    const sight = new SessionSight(parts.directory, viewerOf(call));
+    const page = await parts.sessions.find(domain, params.id);
+    const session = page.sessions[0];
+    if (session === undefined && page.missingServers > 0) {
+      const text = `${page.missingServers} servers did not answer: whether they have this session is not known`;
+      throw new CoupletError('CPL_API_SERVERS', text, { httpStatus: 503 });
+    }
+    if (session === undefined || !(await sight.sees(session))) throw notFound('session', params.id);
+    if (!sight.isOver(session) && !(await sight.holds(session, 'manage-devices'))) {
       throw forbidden('this needs the right manage-devices over the device', 'manage-devices');
     }
-    if (!parts.sessions.end(domain, session.id)) throw notFound('session', params.id);
+    if (!(await parts.sessions.end(domain, session.id))) throw notFound('session', params.id);
     const { id, userid, nodeid, protocol } = session;
     parts.events.sessionKilled({ actor: actorOf(caller), domain, id, userid, nodeid, protocol });
   },

@@ -59,7 +59,8 @@ const create = route({
     const wanted = { transport: body.transport, protocol: body.transport === 'none' ? body.protocol : 0 };
     const verdict = tunnelAllowed(access.rights, wanted, parts.requireRelayRight());
     if (!verdict.allowed) throw forbidden(`your rights do not allow this tunnel: ${verdict.by}`, verdict.by);
-    if (parts.online(device.id) === undefined) {
+    // Where that is not known the half is told, when it comes.
+    if ((await parts.online([device.id]))[0] === 'offline') {
       throw new CoupletError('CPL_API_OFFLINE', 'the device is offline', { httpStatus: 409, reason: 'offline' });
     }
     const id = mintId();
