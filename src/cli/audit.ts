@@ -3,7 +3,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Command, InvalidArgumentError } from 'commander';
-import { errorCode, eventFileName, listEventFiles, RECORD_START } from '../audit/event-file.ts';
+import { errorCode, eventFileName, listEventFiles, listWorkerFolders, RECORD_START } from '../audit/event-file.ts';
 import { safeText } from '../audit/safe-text.ts';
 import { type KnownHeads, type VerifyReport, verifyEventLog } from '../audit/verify.ts';
 import { CoupletError } from '../core/errors.ts';
@@ -164,21 +164,31 @@ function timed(events: readonly Buffer[]): TimedEvent[] {
   });
 }
 
+/** Event files of a folder, and of workers' folders below it; paths from the folder. */
+async function allEventFiles(folder: string): Promise<string[]> {
+  const files = (await listEventFiles(folder)).map(eventFileName);
+  for (const number of await listWorkerFolders(folder)) {
+    const name = `worker-${number}`;
+    files.push(...(await listEventFiles(join(folder, name))).map((file) => join(name, eventFileName(file))));
+  }
+  return files;
+}
+
 async function tail(options: AuditCommandOptions & { lines: number; follow: boolean }, deps: AuditDeps): Promise<void> {
   const folder = join(await deps.dataFolder(options), 'events');
-  let files: number[];
+  let files: string[];
   try {
-    files = await listEventFiles(folder);
+    files = await allEventFiles(folder);
   } catch (error) {
     if (errorCode(error) !== 'ENOENT') throw error;
     throw new CoupletError('CPL_AUDIT_NOT_FOUND', `${folder}: no event log; --data names the data folder of a server`);
   }
   // Before the first read, so that nothing that is written from now on goes unnoticed.
   const changes = options.follow ? new FolderChanges(folder, deps.signal) : undefined;
-  const offsets = new Map<number, number>();
+  const offsets = new Map<string, number>();
   let newest: TimedEvent[] = [];
   for (const file of files) {
-    const { events, end } = await lastEvents(join(folder, eventFileName(file)), options.lines);
+    const { events, end } = await lastEvents(join(folder, file), options.lines);
     offsets.set(file, end);
     // Several processes write files of their own at the same time: the newest event may stand in any of them.
     newest = [...newest, ...timed(events)].sort((a, b) => a.timeMs - b.timeMs);
@@ -189,8 +199,8 @@ async function tail(options: AuditCommandOptions & { lines: number; follow: bool
   for (const { event } of newest) show(event);
   if (changes === undefined) return;
   while (!deps.signal.aborted) {
-    for (const file of await listEventFiles(folder)) {
-      const end = await printFrom(join(folder, eventFileName(file)), offsets.get(file) ?? 0, show);
+    for (const file of await allEventFiles(folder)) {
+      const end = await printFrom(join(folder, file), offsets.get(file) ?? 0, show);
       offsets.set(file, end);
     }
     await changes.next();

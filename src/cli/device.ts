@@ -28,6 +28,8 @@ function stateOf({ revokedMs, enrolled, online }: Thing): string {
   if (revokedMs !== null) return 'revoked';
   if (enrolled === false) return 'not enrolled';
   if (online === undefined) return 'enrolled';
+  // The server asked does not know of the other servers' agents for now.
+  if (online === null) return 'unknown';
   return online === true ? 'online' : 'offline';
 }
 

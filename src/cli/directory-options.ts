@@ -113,11 +113,16 @@ export class DirectoryApi {
     return this.#api.request(method, path, body, behalf) as Promise<Thing>;
   }
 
-  /** Every thing of a list that comes in pages, in the order of its ids. */
-  async *list(path: string, key: string, idKey?: string): AsyncGenerator<Thing> {
+  /**
+   * Every thing of a list that comes in pages, in the order of its ids.
+   * @param onPage told of each whole answer
+   */
+  async *list(path: string, key: string, idKey?: string, onPage?: (page: Thing) => void): AsyncGenerator<Thing> {
     for (let after = ''; ; ) {
       const page = `${path}${path.includes('?') ? '&' : '?'}limit=${pageSize}${after && `&after=${segment(after)}`}`;
-      const things = (await this.call('GET', page))[key] as unknown[];
+      const answer = await this.call('GET', page);
+      onPage?.(answer);
+      const things = answer[key] as unknown[];
       const last = things.at(-1);
       if (last === undefined) return;
       for (const thing of things) yield thing as Thing;

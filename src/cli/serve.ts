@@ -1,15 +1,23 @@
 import type { Command } from 'commander';
+import type { WorkerPart } from '../compose/worker.ts';
 import { type LoadedConfig, loadConfig } from '../config/load.ts';
+import { workerNumber } from '../config/workers.ts';
 import { CoupletError } from '../core/errors.ts';
 import type { LogHandle } from '../core/logger.ts';
+import { Fatal } from './fatal.ts';
 import { addServeOptions, readServeArguments } from './serve-options.ts';
+import { Worker, type WorkerServer } from './worker.ts';
 
-/** What `couplet serve` starts; compose.ts's Server has this shape. */
+/** What `couplet serve` starts; compose.ts's Server and the Supervisor of several workers have this shape. */
 export interface ServedServer {
   readonly address: string;
   readonly metricsAddress: string;
   readonly forwarderKind: string;
   readonly tls: boolean;
+  /** Of several workers what each listens on. */
+  readonly addresses?: readonly string[];
+  /** Not 0 where it was stopped, but not all in order. */
+  readonly exitCode?: number;
   reload(next: LoadedConfig): void;
   reloadRefused(error: CoupletError): void;
   stop(reason: string): Promise<void>;
@@ -17,7 +25,12 @@ export interface ServedServer {
 
 export interface ServeDeps {
   start(loaded: LoadedConfig, log: LogHandle): Promise<ServedServer>;
-  makeLog(level: LoadedConfig['config']['log']['level']): LogHandle;
+  /** Starts a server that is one of several workers. */
+  startWorker(loaded: LoadedConfig, log: LogHandle, part: WorkerPart): Promise<WorkerServer>;
+  /** Starts the supervising process of several workers. */
+  supervise(loaded: LoadedConfig, log: LogHandle): Promise<ServedServer>;
+  /** @param fields stand in every line */
+  makeLog(level: LoadedConfig['config']['log']['level'], fields?: Readonly<Record<string, number>>): LogHandle;
   print(line: string): void;
 }
 
@@ -25,6 +38,12 @@ export interface ServeDeps {
 export function registerServe(program: Command, deps: ServeDeps): void {
   const command = addServeOptions(program.command('serve').description('Run the relay.'));
   command.action(async () => {
+    const number = workerNumber();
+    if (number !== undefined) {
+      // Everything else it hears from its supervisor.
+      new Worker(number, deps);
+      return;
+    }
     const { file, flags, checkConfig } = readServeArguments(command);
     const load = () => loadConfig({ file, flags });
     const loaded = load();
@@ -37,7 +56,8 @@ export function registerServe(program: Command, deps: ServeDeps): void {
     // Until there is a server to reload, a SIGHUP must not end the process.
     const ignore = () => {};
     process.on('SIGHUP', ignore);
-    const server = await deps.start(loaded, log);
+    const several = loaded.config.server.workers > 1;
+    const server = await (several ? deps.supervise(loaded, log) : deps.start(loaded, log));
     process.off('SIGHUP', ignore);
     fatal.server = server;
     handleSignals(server, log, load, fatal);
@@ -47,11 +67,14 @@ export function registerServe(program: Command, deps: ServeDeps): void {
 
 /** The line scripts wait for; always written, whatever the log level. */
 function tellListening(server: ServedServer, log: LogHandle): void {
+  const { addresses } = server;
+  const isShared = new Set(addresses).size === 1;
   log.announce('listening', {
     address: server.address,
     metricsAddress: server.metricsAddress,
     forwarder: server.forwarderKind,
     tls: server.tls,
+    ...(addresses && { workers: addresses.length, ...(!isShared && { addresses }) }),
     pid: process.pid,
   });
 }
@@ -60,7 +83,7 @@ function handleSignals(server: ServedServer, log: LogHandle, load: () => LoadedC
   const stop = (signal: string) => {
     // A second signal finds the server stopping and skips the wait (R39).
     server.stop(signal).then(
-      () => log.drained().then(() => process.exit(fatal.exitCode)),
+      () => log.drained().then(() => process.exit(fatal.exitCode || server.exitCode)),
       (error: unknown) => fatal.die(error, 'the server could not stop in order'),
     );
   };
@@ -76,37 +99,4 @@ function handleSignals(server: ServedServer, log: LogHandle, load: () => LoadedC
       server.reloadRefused(told);
     }
   });
-}
-
-/** From an exception nobody caught to the end of the process, milliseconds. */
-const lastWordsMs = 5000;
-
-/**
- * Fault 38: an exception nobody caught is logged, sessions are closed, events and log flushed, and the process ends
- * with 1. What it broke is not known, so the end has a deadline.
- */
-class Fatal {
-  server: ServedServer | undefined;
-  exitCode = 0;
-  readonly #log: LogHandle;
-
-  constructor(log: LogHandle) {
-    this.#log = log;
-    process.on('uncaughtException', (error) => this.die(error, 'an exception nobody caught'));
-    process.on('unhandledRejection', (error) => this.die(error, 'a rejection nobody caught'));
-  }
-
-  die(error: unknown, what: string): void {
-    this.#log.logger.error({ err: error }, what);
-    if (this.exitCode !== 0) return;
-    this.exitCode = 1;
-    const end = () => {
-      this.#log.flush();
-      process.exit(1);
-    };
-    setTimeout(end, lastWordsMs);
-    if (this.server === undefined) return end();
-    void this.server.stop(what);
-    void this.server.stop(what).then(end, end);
-  }
 }

@@ -1,9 +1,11 @@
 import type { Command } from 'commander';
+import { CoupletError } from '../core/errors.ts';
 import {
   addDirectoryOptions,
   type DirectoryDeps,
   type DirectoryFlags,
   segment,
+  type Thing,
   withDirectory,
 } from './directory-options.ts';
 import { type Columns, printList, printThing, timeAt, valueAt } from './print-things.ts';
@@ -30,9 +32,16 @@ export function registerSession(program: Command, deps: DirectoryDeps): void {
   addDirectoryOptions(session.command('list').description('list the running sessions')).action(
     (flags: DirectoryFlags) => {
       requireServer(flags);
-      return withDirectory(flags, deps, (api) =>
-        printList(deps, api, api.list('/sessions', 'sessions', 'id'), columns),
-      );
+      return withDirectory(flags, deps, async (api) => {
+        let missing = 0;
+        const count = ({ missingServers }: Thing) => {
+          missing = Math.max(missing, Number(missingServers ?? 0));
+        };
+        await printList(deps, api, api.list('/sessions', 'sessions', 'id', count), columns);
+        if (missing === 0) return;
+        const text = `${missing} of the cluster's servers did not answer: their sessions are not in this list; try again`;
+        throw new CoupletError('CPL_CLIENT_SERVERS', text, { level: 'error' });
+      });
     },
   );
 

@@ -9,6 +9,8 @@ export interface LoggerOptions {
   readonly level?: LogLevel;
   /** A file descriptor (1 stdout, 2 stderr) or a file's path. */
   readonly to?: number | string;
+  /** Stand in every line; not secret. */
+  readonly fields?: Readonly<Record<string, string | number>>;
   readonly clock?: Clock;
   /** Lines that may wait for a slow reader of the log, in bytes; past it lines are dropped and counted. */
   readonly maxQueuedBytes?: number;
@@ -19,6 +21,8 @@ export interface LogHandle {
   readonly logger: Logger;
   /** Writes a line that scripts wait for, whatever the level is. The fields are not secret. */
   announce(message: string, fields: Readonly<Record<string, unknown>>): void;
+  /** Writes a line that another process has made, as it is. `line` is without its line feed. */
+  passOn(line: string): void;
   /** Changes the least level, of child loggers too. */
   setLevel(level: LogLevel): void;
   /** Lines lost since start because the log's reader was too slow or the disk full. */
@@ -190,14 +194,20 @@ const severity: Readonly<Record<string, number>> = { debug: 20, info: 30, warn: 
  * every line and child, and as query parameters in any text.
  */
 export function createLogger(options: LoggerOptions = {}): LogHandle {
-  const { level = 'info', to = 1, clock = systemClock, maxQueuedBytes = 16 * 1024 * 1024 } = options;
+  const {
+    level = 'info',
+    to = 1,
+    fields: common = {},
+    clock = systemClock,
+    maxQueuedBytes = 16 * 1024 * 1024,
+  } = options;
   const sink = new LineSink(to, maxQueuedBytes);
   let least = severity[level]!;
   const logger = pino(
     {
       // pino's own level is copied into each child; the threshold in the hook is one for all of them.
       level: 'debug',
-      base: null,
+      base: common,
       timestamp: () => `,"time":"${new Date(clock.nowMs()).toISOString()}"`,
       formatters: {
         level: (label) => ({ level: label }),
@@ -224,8 +234,9 @@ export function createLogger(options: LoggerOptions = {}): LogHandle {
     logger,
     announce(message, fields) {
       const time = new Date(clock.nowMs()).toISOString();
-      sink.write(`${JSON.stringify({ level: 'info', time, ...fields, msg: message })}\n`);
+      sink.write(`${JSON.stringify({ level: 'info', time, ...common, ...fields, msg: message })}\n`);
     },
+    passOn: (line) => sink.write(`${line}\n`),
     setLevel(next) {
       least = severity[next]!;
     },

@@ -3,6 +3,7 @@ import { pathToFileURL } from 'node:url';
 import { outcomes } from '../core/outcome.ts';
 import { createRelayMetrics } from './relay-metrics.ts';
 import type { MetricSources } from './sources.ts';
+import { createSupervisorMetrics } from './supervisor-metrics.ts';
 
 const intro = `# Metrics
 
@@ -14,6 +15,11 @@ when it is scraped. No label carries a user, a device, an address or an id. Besi
 of the process, \`process_…\` and \`nodejs_…\`. Of them
 \`nodejs_eventloop_lag_min_seconds\`, \`…_mean_seconds\`, \`…_p99_seconds\` and so on are of a timer of 50 ms and hold that
 period: an idle server shows 0.05.
+
+Of several workers (\`server.workers\`) these are the sums, also of what workers counted that have ended since, so that no
+counter falls; of the event loop's lag and of what is 1 or 0 it is the worst. The time of start is the supervising
+process's. A worker that does not answer within two seconds is left out: what it counted until it was last heard of
+stays, its gauges are missing.
 
 `;
 
@@ -48,15 +54,36 @@ export const nothingYet: MetricSources = {
     cacheMisses: 0,
   }),
   events: () => ({ events: new Map(), sinkFailures: new Map() }),
+  cluster: () => ({
+    servers: 0,
+    isRedisUp: false,
+    redisCommands: { ok: 0, timeout: 0, error: 0, refused: 0 },
+    claims: 0,
+    rendezvous: {},
+    conflicts: 0,
+    linksOut: 0,
+    linksIn: 0,
+    bytesToPeer: 0,
+    bytesFromPeer: 0,
+    bufferedBytes: 0,
+    linkFailures: new Map(),
+    peersLost: 0,
+    requests: new Map(),
+    clockOffsetSeconds: 0,
+  }),
   droppedLogLines: () => 0,
 };
 
 /** docs/reference/metrics.md as it must be. */
 export async function metricsReference(): Promise<string> {
-  const { registry } = createRelayMetrics(nothingYet, { version: '0', nodeVersion: '0' });
-  const types = new Map((await registry.getMetricsAsJSON()).map(({ name, type }) => [name, `${type}`]));
-  const rows = registry
-    .getMetricsAsArray()
+  const relay = createRelayMetrics(nothingYet, { version: '0', nodeVersion: '0' });
+  const figures = { workers: 0, restarts: 0, silentWorkers: 0, droppedLogLines: 0, startedSeconds: 0 };
+  const both = [relay, createSupervisorMetrics(() => figures)];
+  const snapshots = await Promise.all(both.map(({ registry }) => registry.getMetricsAsJSON()));
+  const types = new Map(snapshots.flat().map(({ name, type }) => [name, `${type}`]));
+  // Both have the dropped log lines.
+  const metrics = new Map(both.flatMap(({ registry }) => registry.getMetricsAsArray()).map((m) => [m.name, m]));
+  const rows = [...metrics.values()]
     .filter(({ name }) => name.startsWith('couplet_'))
     .map((metric) => {
       // prom-client keeps the label names on the metric, outside its typings.

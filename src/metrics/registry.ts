@@ -33,9 +33,16 @@ const lagSampleMs = 50;
 
 /** A registry that already holds prom-client's metrics of the process. */
 export function createRegistry(): CollectedRegistry {
-  const registry = new Registry();
+  const collected = emptyRegistry();
+  const { registry } = collected;
   collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: lagSampleMs });
   for (const name of misnamed) registry.removeSingleMetric(name);
+  return collected;
+}
+
+/** A registry that holds nothing yet. */
+export function emptyRegistry(): CollectedRegistry {
+  const registry = new Registry();
   const options = (name: string, help: string, labels: readonly string[]) => ({
     name,
     help,

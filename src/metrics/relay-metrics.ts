@@ -1,5 +1,7 @@
 import type { Registry } from 'prom-client';
 import { outcomes } from '../core/outcome.ts';
+import { defineClusterMetrics } from './cluster-metrics.ts';
+import type { MetricSnapshot } from './merge.ts';
 import { defineRecordingMetrics } from './recording-metrics.ts';
 import { createRegistry, type Sample } from './registry.ts';
 import type { BuildInfo, ForwardingTotals, MetricSources } from './sources.ts';
@@ -9,6 +11,8 @@ export interface RelayMetrics {
   readonly registry: Registry;
   /** The text of a scrape and its content type. */
   scrape(): Promise<{ readonly body: string; readonly contentType: string }>;
+  /** The same for a process that merges the metrics of several. */
+  snapshot(): Promise<MetricSnapshot>;
   /** Seconds from the first half's arrival to its mate's. */
   observePairing(seconds: number): void;
   /** Seconds from pairing to close. */
@@ -117,6 +121,9 @@ export function createRelayMetrics(sources: MetricSources, build: BuildInfo): Re
     oncePerScrape(() => sources.recording?.()),
   );
 
+  const { cluster } = sources;
+  if (cluster !== undefined) defineClusterMetrics(collected, oncePerScrape(cluster));
+
   counter('couplet_events_total', 'Audit events, by code.', ['code'], () => byLabel(events().events));
   counter('couplet_event_sink_failures_total', 'Events that a sink failed to take.', ['sink'], () =>
     byLabel(events().sinkFailures),
@@ -135,7 +142,7 @@ export function createRelayMetrics(sources: MetricSources, build: BuildInfo): Re
   );
   const observeSession = histogram('couplet_session_seconds', 'Seconds from pairing to close.', sessionBuckets);
   const scrape = async () => ({ body: await registry.metrics(), contentType: registry.contentType });
-  return { registry, scrape, observePairing, observeSession };
+  return { registry, scrape, snapshot: () => registry.getMetricsAsJSON(), observePairing, observeSession };
 }
 
 function byLabel(counts: ReadonlyMap<string | number, number>): Sample[] {

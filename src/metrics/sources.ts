@@ -90,6 +90,29 @@ export interface DeviceFigures {
   readonly cacheMisses: number;
 }
 
+/** [K1] The cluster as this server sees it; counts since start. */
+export interface ClusterFigures {
+  /** Live servers, this one included; 0 while it has not joined. */
+  readonly servers: number;
+  readonly isRedisUp: boolean;
+  readonly redisCommands: Readonly<Record<'ok' | 'timeout' | 'error' | 'refused', number>>;
+  readonly claims: number;
+  /** By where halves found their rendezvous. */
+  readonly rendezvous: Readonly<Record<string, number>>;
+  readonly conflicts: number;
+  readonly linksOut: number;
+  readonly linksIn: number;
+  readonly bytesToPeer: number;
+  readonly bytesFromPeer: number;
+  /** Bytes buffered for links and their halves now. */
+  readonly bufferedBytes: number;
+  readonly linkFailures: ReadonlyMap<string, number>;
+  readonly peersLost: number;
+  /** By `METHOD RESULT`. */
+  readonly requests: ReadonlyMap<string, number>;
+  readonly clockOffsetSeconds: number;
+}
+
 /** Each function is called once in a scrape and reads, never computes. */
 export interface MetricSources {
   relay(): RelayCounters;
@@ -100,6 +123,8 @@ export interface MetricSources {
   server(): ServerCounters;
   events(): EventCounters;
   devices(): DeviceFigures;
+  /** Absent where the server is the only one: then there are no such metrics. */
+  readonly cluster?: (() => ClusterFigures) | undefined;
   /** Log lines lost since start, see the logger's `droppedLines`. */
   droppedLogLines(): number;
   /** Absent or `undefined` where nothing is recorded, so that reading does not start the recorder. */

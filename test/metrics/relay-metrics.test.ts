@@ -185,6 +185,7 @@ test('each source is read once in a scrape', async () => {
       devices: counted('devices', sources.devices),
       droppedLogLines: counted('droppedLogLines', sources.droppedLogLines),
       recording: counted('recording', sources.recording),
+      cluster: counted('cluster', sources.cluster),
     } satisfies Required<MetricSources>,
     build,
   );
@@ -192,6 +193,7 @@ test('each source is read once in a scrape', async () => {
     reads.length = 0;
     await metrics.scrape();
     assert.deepEqual(reads.sort(), [
+      'cluster',
       'devices',
       'droppedLogLines',
       'events',

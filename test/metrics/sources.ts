@@ -84,6 +84,23 @@ export function busySources() {
       cacheHits: 35,
       cacheMisses: 36,
     }),
+    cluster: () => ({
+      servers: 41,
+      isRedisUp: true,
+      redisCommands: { ok: 42, timeout: 43, error: 44, refused: 45 },
+      claims: 46,
+      rendezvous: { claimed: 47 },
+      conflicts: 48,
+      linksOut: 49,
+      linksIn: 50,
+      bytesToPeer: 51,
+      bytesFromPeer: 52,
+      bufferedBytes: 53,
+      linkFailures: new Map([['unreachable', 54]]),
+      peersLost: 55,
+      requests: new Map([['present ok', 56]]),
+      clockOffsetSeconds: 57,
+    }),
     droppedLogLines: () => 16,
   } satisfies MetricSources & { counters: unknown; figures: unknown };
 }
