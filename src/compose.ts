@@ -1,25 +1,27 @@
-import { X509Certificate } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import type { Events } from './audit/events.ts';
 import type { EventRecord } from './audit/sink.ts';
 import { LiveEvents } from './audit/sinks/live.ts';
 import { Admitter } from './auth/admission.ts';
 import { CookieSealer } from './auth/cookie.ts';
-import { SingleUseFile } from './auth/single-use.ts';
+import type { SingleUseFile } from './auth/single-use.ts';
+import { ClusterClock } from './cluster/cluster-clock.ts';
 import { ApiServer } from './compose/api.ts';
+import { Cluster } from './compose/cluster.ts';
+import { ClusterLive } from './compose/cluster-events.ts';
 import { Counters } from './compose/counters.ts';
 import { Decider } from './compose/decide.ts';
 import { Devices } from './compose/devices.ts';
 import { openEvents } from './compose/event-log.ts';
-import { lockFolder } from './compose/folder-lock.ts';
 import type { RelayHooks } from './compose/hooks.ts';
 import { type Counting, metricSources } from './compose/metric-sources.ts';
 import { observe } from './compose/observe.ts';
 import { observeRouting } from './compose/observe-routing.ts';
-import { choosePath, tlsFiles } from './compose/path.ts';
+import { certificateFacts, choosePath, tlsFiles } from './compose/path.ts';
 import { allFolders, Recordings } from './compose/recordings.ts';
+import { makeRelay } from './compose/relay.ts';
 import { Rest } from './compose/rest.ts';
 import { loginKeyOf, relaySettings } from './compose/settings.ts';
+import { holdFolder, openSingleUse, serveOwnMetrics, type WorkerPart } from './compose/worker.ts';
 import type { LoadedConfig } from './config/load.ts';
 import { planReload } from './config/reload.ts';
 import type { Config } from './config/schema.ts';
@@ -30,12 +32,11 @@ import { ensureFolder } from './core/lifecycle.ts';
 import type { LogHandle } from './core/logger.ts';
 import { packageVersion } from './core/version.ts';
 import type { Directory } from './directory/directory.ts';
-import { type MetricsServer, serveMetrics } from './metrics/http.ts';
+import type { MetricsServer } from './metrics/http.ts';
 import { createRelayMetrics, type RelayMetrics } from './metrics/relay-metrics.ts';
 import type { Forwarder } from './relay/forwarder.ts';
 import { NativeForwarder } from './relay/native-forwarder.ts';
-import { PortableForwarder } from './relay/portable-forwarder.ts';
-import { Relay } from './relay/relay.ts';
+import type { Relay } from './relay/relay.ts';
 import { TrustedProxies } from './server/address.ts';
 import { registerAgents } from './server/agent-endpoint.ts';
 import { checkCertificate, Listener } from './server/app.ts';
@@ -55,6 +56,8 @@ export interface Surroundings {
   readonly log: LogHandle;
   readonly hooks?: RelayHooks;
   readonly clock?: Clock;
+  /** Absent: the only process of its server. */
+  readonly worker?: WorkerPart | undefined;
 }
 
 /** A running relay server. */
@@ -62,10 +65,12 @@ export class Server {
   readonly #log: LogHandle;
   readonly #clock: Clock;
   readonly #startedMs: number;
+  readonly #worker: WorkerPart | undefined;
   #loaded: LoadedConfig;
   #relay!: Relay;
   #events!: Events;
   #devices!: Devices;
+  #cluster: Cluster | undefined;
   #listener!: Listener;
   #endpoint!: RelayEndpoint;
   #proxies!: TrustedProxies;
@@ -76,15 +81,15 @@ export class Server {
   #recordings: Recordings | undefined;
   #rest: Rest | undefined;
   #forwarder!: Forwarder;
-  /** Messenger sessions' while they are recorded. */
-  #textForwarder!: Forwarder;
+  #forwarders: readonly Forwarder[] = [];
   #letGo = () => {};
   #stopping: Promise<void> | undefined;
   readonly #hurry = new AbortController();
 
-  private constructor(loaded: LoadedConfig, { log, clock = systemClock }: Surroundings) {
+  private constructor(loaded: LoadedConfig, { log, clock = systemClock, worker }: Surroundings) {
     this.#loaded = loaded;
     this.#log = log;
+    this.#worker = worker;
     this.#clock = clock;
     this.#startedMs = clock.monotonicMs();
   }
@@ -111,8 +116,10 @@ export class Server {
     return this.#listener.port;
   }
 
+  /** Empty where it is a worker, whose supervisor serves the metrics. */
   get metricsAddress(): string {
-    const { host, port } = this.#metricsServer!;
+    if (this.#metricsServer === undefined) return '';
+    const { host, port } = this.#metricsServer;
     return `${host.includes(':') ? `[${host}]` : host}:${port}`;
   }
 
@@ -122,6 +129,10 @@ export class Server {
 
   get directory(): Directory {
     return this.#devices.directory;
+  }
+
+  get metrics(): RelayMetrics {
+    return this.#metrics;
   }
 
   get relay(): Relay {
@@ -139,35 +150,35 @@ export class Server {
     if (tls !== undefined) checkCertificate(tls);
     this.#proxies = new TrustedProxies(config.server.trustedProxies);
     ensureFolder(config.server.dataDir);
-    this.#letGo = lockFolder(config.server.dataDir, (error) => {
-      this.#log.logger.warn({ err: error }, 'the data folder cannot be locked: see to it that no other server uses it');
-    });
+    this.#letGo = holdFolder(config, this.#worker, this.#log.logger);
     const loginKey = loginKeyOf(this.#loaded);
     const path = await choosePath(config, this.#clock);
     this.#forwarder = path.forwarder;
-    this.#singleUse = new SingleUseFile({
-      path: `${config.server.dataDir}/single-use`,
-      clock: this.#clock,
-      onProblem: (problem) => this.#log.logger.error({ err: problem }, problem.message),
-    });
+    this.#singleUse = openSingleUse(config, this.#clock, this.#log.logger, this.#worker);
     const counters = new Counters();
     const onProblem = (error: unknown, message: string) => this.#log.logger.error({ err: error }, message);
-    this.#devices = await Devices.open({ config: () => this.#loaded.config, loginKey, clock: this.#clock, onProblem });
+    const accepting = () => this.#stopping === undefined;
+    // What cookies and rights are judged by [K5]: in a cluster it is corrected by Redis.
+    const clock = config.cluster.redis === undefined ? this.#clock : new ClusterClock(this.#clock);
+    const common = { config: () => this.#loaded.config, loginKey, clock, onProblem };
+    this.#devices = await Devices.open(common);
     const { onEvent } = hooks;
     const live = new LiveEvents();
+    const cluster = Cluster.open({ ...common, path, accepting, missedEvents: () => wideLive.missed() });
+    this.#cluster = cluster;
+    const wideLive = new ClusterLive(live, { subscribe: (to) => cluster!.reader.subscribe(({ event }) => to(event)) });
     const sinks = [
       this.#devices.eventSink(),
       live,
+      cluster?.sink,
       onEvent && { name: 'hook', write: (event: EventRecord) => onEvent.call(hooks, event) },
     ];
     const witness = this.#devices.headsWitness();
     this.#events = await openEvents(config, loginKey, this.#clock, this.#log.logger, sinks, witness);
+    const figures = cluster && (() => cluster.figures());
     this.#metrics = createRelayMetrics(
-      metricSources(counters, () => this.#counting()),
-      {
-        version: packageVersion(),
-        nodeVersion: process.version,
-      },
+      metricSources(counters, () => this.#counting(), figures),
+      { version: packageVersion(), nodeVersion: process.version },
     );
     const observer = observe(this.#events, counters, this.#metrics);
     this.#recordings = Recordings.open({
@@ -176,22 +187,13 @@ export class Server {
       clock: this.#clock,
       parties: this.#devices.routes ? (session) => this.#devices.parties(session) : undefined,
       software: `couplet ${packageVersion()}`,
+      sweeps: this.#worker === undefined || this.#worker.number === 1,
       onProblem,
     });
     this.#recordings?.start();
-    this.#textForwarder = path.forwarder.kind === 'portable' ? path.forwarder : new PortableForwarder(this.#clock);
-    this.#relay = new Relay(
-      relaySettings(config),
-      {
-        pair: (user, device, greeting, options, onEnd) =>
-          (options.recording?.takesText ? this.#textForwarder : this.#forwarder).pair(
-            user,
-            device,
-            greeting,
-            options,
-            onEnd,
-          ),
-      },
+    const { relay, forwarders } = makeRelay(
+      config,
+      path.forwarder,
       {
         ...observer.relay,
         sessionStarting: (session) => {
@@ -199,20 +201,24 @@ export class Server {
           this.#devices.sessionStarting(session);
         },
       },
-      this.#clock,
+      clock,
       this.#recordings?.recorder,
     );
+    this.#relay = relay;
+    this.#forwarders = forwarders;
+    cluster?.meet(relay);
     const { directory } = this.#devices;
     this.#devices.start({
-      relay: this.#relay,
+      relay,
       observer: observeRouting({ events: this.#events, counters, clock: this.#clock, directory, onProblem }),
       listening: () => ({ host: parseListen(config.server.listen)!.host, port: this.port }),
+      cluster: cluster?.devices,
     });
     const admitter = new Admitter({
       loginKey,
       cookieEncoding: config.auth.cookieEncoding,
-      clock: this.#clock,
-      singleUse: this.#singleUse,
+      clock,
+      singleUse: cluster?.singleUse(this.#singleUse) ?? this.#singleUse,
       allowNoUser: config.auth.allowNoUser,
       signedIds: config.relay.signedIds,
       anonymousDevice: config.messenger.allowAnonymousDevice,
@@ -223,33 +229,37 @@ export class Server {
     const decider = new Decider(admitter, hooks, this.#devices, config.server.allowedOrigins);
     this.#api = new ApiServer({
       directory,
-      live,
-      relay: this.#relay,
+      live: cluster === undefined ? live : wideLive,
+      peers: cluster?.peers,
+      relay,
       recordingFolders: () => allFolders(this.#loaded.config),
-      clock: this.#clock,
-      sealer: new CookieSealer(loginKey, this.#clock, config.auth.cookieEncoding),
+      clock,
+      sealer: new CookieSealer(loginKey, clock, config.auth.cookieEncoding),
       events: this.#events,
-      online: (nodeid) => this.#devices.presence(nodeid),
+      online: (nodeids) => this.#devices.online(nodeids),
+      spreadChanges: () => this.#devices.spreadChanges(),
       requireRelayRight: () => this.#loaded.config.routing.requireRelayRight,
       allowedOrigins: () => config.server.allowedOrigins,
       clientAddress: (claims) => this.#proxies.clientAddress(claims),
       // Counted apart from upgrades.
       admit: (address) => this.#relay.limits.admitUpgrade(`api ${address}`),
-      accepting: () => this.#stopping === undefined,
+      accepting,
       failed: (error) => onProblem(error, 'a request of the API failed'),
     });
     this.#endpoint = new RelayEndpoint({
-      relay: this.#relay,
+      relay,
+      join: (half) => (cluster === undefined ? relay.join(half) : cluster.rendezvous.enter(half)),
       addon: path.addon,
       decide: (request) => decider.decide(request),
       clientAddress: (claims) => this.#proxies.clientAddress(claims),
       pendingMs: () => this.#loaded.config.auth.pendingMs,
       maxEarlyBytes: () => this.#loaded.config.relay.highWaterBytes,
-      accepting: () => this.#stopping === undefined,
+      accepting,
       refused: observer.refused,
       limitHit: observer.upgradeLimitHit,
       failed: (error) => this.#log.logger.error({ err: error }, 'an upgrade request could not be decided on'),
     });
+    await cluster?.start();
     await this.#open(config);
     this.#events.serverStarted({
       version: packageVersion(),
@@ -262,15 +272,12 @@ export class Server {
 
   async #open(config: Config): Promise<void> {
     const { host, port } = parseListen(config.server.listen)!;
-    const metrics = parseListen(config.server.metricsListen)!;
-    this.#metricsServer = await serveMetrics({
-      ...metrics,
-      scrape: () => this.#metrics.scrape(),
-      onError: (error) => this.#log.logger.error({ err: error }, 'the metrics could not be read'),
-    });
+    const worker = this.#worker;
+    this.#metricsServer = await serveOwnMetrics(config, this.#metrics, this.#log.logger, worker);
     this.#listener = new Listener({
       host,
       port,
+      shared: worker?.sharesPort ?? false,
       tls: tlsFiles(config),
       register: (app, ssl) => {
         this.#endpoint.register(app, ssl, this.#loaded.config.relay.maxMessageBytes);
@@ -284,7 +291,7 @@ export class Server {
         });
         registerHttp(app, {
           notReady: () => this.#notReady(),
-          scrape: config.server.publicMetrics ? () => this.#metrics.scrape() : undefined,
+          scrape: config.server.publicMetrics ? () => (worker?.scrapeAll ?? this.#metrics.scrape)() : undefined,
           failed: (error) => this.#log.logger.error({ err: error }, 'the metrics could not be read'),
         });
       },
@@ -299,7 +306,7 @@ export class Server {
   #counting(): Counting {
     return {
       relay: this.#relay,
-      forwarders: this.#forwarders(),
+      forwarders: this.#forwarders,
       recordings: this.#recordings,
       devices: this.#devices,
       events: this.#events,
@@ -312,10 +319,6 @@ export class Server {
     };
   }
 
-  #forwarders(): readonly Forwarder[] {
-    return this.#forwarder === this.#textForwarder ? [this.#forwarder] : [this.#forwarder, this.#textForwarder];
-  }
-
   #tellPortable(config: Config, why: string): void {
     if (config.relay.forwarder === 'auto') this.#events.forwarderSelfTestFailed(why);
     this.#events.portablePathInUse(why);
@@ -324,7 +327,7 @@ export class Server {
   #notReady(): string {
     if (this.#stopping !== undefined) return 'draining';
     if (this.#rest?.isResting) return 'no file descriptors left';
-    return this.#devices.notReady || (this.#recordings?.notReady ?? '');
+    return this.#devices.notReady || (this.#recordings?.notReady ?? '') || (this.#cluster?.notReady ?? '');
   }
 
   /**
@@ -349,9 +352,7 @@ export class Server {
     this.#events.configurationReloaded(plan.applies.map(({ key }) => key));
     const tls = tlsFiles(plan.running.config);
     if (plan.renewTls && tls !== undefined) {
-      const certificate = new X509Certificate(readFileSync(tls.certFile));
-      const notAfterMs = Date.parse(certificate.validTo);
-      this.#events.certificateReplaced({ listen: this.address, fingerprint: certificate.fingerprint256, notAfterMs });
+      this.#events.certificateReplaced({ listen: this.address, ...certificateFacts(tls) });
     }
   }
 
@@ -373,7 +374,9 @@ export class Server {
     this.#rest?.stop();
     this.#devices.stopAgents();
     this.#api.endStreams();
-    await this.#relay.drain(this.#loaded.config.server.drainMs, drainSpreadMs, this.#hurry.signal);
+    const { drainMs } = this.#loaded.config.server;
+    const drains = [this.#relay, this.#cluster].map((part) => part?.drain(drainMs, drainSpreadMs, this.#hurry.signal));
+    await Promise.all(drains);
     await this.#endpoint.allClosed(lastCloseMs);
     await this.#closeAll(reason);
   }
@@ -382,11 +385,13 @@ export class Server {
     this.#rest?.stop();
     this.#listener?.close();
     await this.#api?.close();
+    await this.#cluster?.leave(lastCloseMs);
     await this.#recordings?.stop();
     const uptimeMs = this.#clock.monotonicMs() - this.#startedMs;
     this.#events?.serverStopped({ pid: process.pid, reason, uptimeMs });
     await this.#events?.close();
     await this.#devices?.close();
+    await this.#cluster?.close();
     await this.#metricsServer?.close();
     this.#singleUse?.close();
     this.#letGo();

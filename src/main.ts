@@ -82,7 +82,16 @@ function program(): Command {
       forbidCoreDumps();
       return Server.start(loaded, { log });
     },
-    makeLog: (level) => createLogger({ level }),
+    startWorker: async (loaded, log, worker) => {
+      const { forbidCoreDumps, Server } = await import('./compose.ts');
+      forbidCoreDumps();
+      return Server.start(loaded, { log, worker });
+    },
+    supervise: async (loaded, log) => {
+      const { Supervisor } = await import('./cli/supervise.ts');
+      return Supervisor.start(loaded, log);
+    },
+    makeLog: (level, fields) => createLogger({ level, ...(fields && { fields }) }),
     print,
   });
   registerToken(root, { clock: systemClock, print, resolveLoginKey: loginKey });

@@ -62,6 +62,21 @@ export function eventFileNumber(name: string): number | undefined {
   return digits === undefined ? undefined : Number(digits);
 }
 
+const workerFolder = /^worker-([1-9][0-9]{0,2})$/;
+
+/**
+ * Numbers of the workers [K8] that have event logs of their own in folders below, in order; `worker-I` is one's name.
+ * Throws what the file system throws.
+ */
+export async function listWorkerFolders(folder: string): Promise<number[]> {
+  const entries = await readdir(folder, { withFileTypes: true });
+  const numbers = entries.map((entry) => (entry.isDirectory() ? workerFolder.exec(entry.name)?.[1] : undefined));
+  return numbers
+    .filter((number) => number !== undefined)
+    .map(Number)
+    .sort((a, b) => a - b);
+}
+
 /** Numbers of the event files in a folder, ascending. Throws what readdir throws. */
 export async function listEventFiles(folder: string): Promise<number[]> {
   const numbers = (await readdir(folder)).map(eventFileNumber).filter((n) => n !== undefined);

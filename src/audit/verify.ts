@@ -1,7 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { CoupletError } from '../core/errors.ts';
-import { errorCode, eventFileName, eventFileNumber, listEventFiles } from './event-file.ts';
+import { errorCode, eventFileName, eventFileNumber, listEventFiles, listWorkerFolders } from './event-file.ts';
 import { createChainKey } from './hash-chain.ts';
 import { readHeads } from './heads.ts';
 import type { HeadsWitness } from './heads-witness.ts';
@@ -30,8 +30,8 @@ function byPlace(a: Problem | Note, b: Problem | Note): number {
 }
 
 /**
- * Verifies an event log (R31, fault 50): the folder with all its files and the heads file, or one file with what its
- * folder vouches for of it. Memory does not grow with the log.
+ * Verifies an event log (R31, fault 50): the folder with all its files and the heads file, and those of workers below
+ * it, or one file with what its folder vouches for of it. Memory does not grow with the log.
  * @param keys 32 bytes each; more than one where the login key was changed.
  * @param witness vouches besides the heads file; where it cannot be asked, the report says why.
  * Throws CPL_AUDIT_NOT_FOUND where there is no event log, else what the file system throws.
@@ -43,7 +43,7 @@ export async function verifyEventLog(
 ): Promise<VerifyReport> {
   try {
     const chainKeys = keys.map(createChainKey);
-    if ((await stat(path)).isDirectory()) return await verifyFolder(path, chainKeys, witness);
+    if ((await stat(path)).isDirectory()) return await verifyTree(path, chainKeys, witness);
     return await verifyOne(path, chainKeys, witness);
   } catch (error) {
     if (errorCode(error) !== 'ENOENT') throw error;
@@ -71,6 +71,52 @@ async function witnessed(
     return { claims: [], why: error instanceof Error ? error.message : String(error) };
   }
   return { claims, why: claims.length === 0 ? 'it knows no heads of this event log' : '' };
+}
+
+/** A folder's own log and those of workers below it [K8], each with its own chain; files are told with their folder. */
+async function verifyTree(folder: string, keys: Keys, witness: KnownHeads | undefined): Promise<VerifyReport> {
+  const workers = await listWorkerFolders(folder);
+  if (workers.length === 0) return verifyFolder(folder, keys, witness);
+  const reports: VerifyReport[] = [];
+  if (await holdsLog(folder, keys)) reports.push(await verifyFolder(folder, keys, witness));
+  for (let number = 1; number <= workers.at(-1)!; number++) {
+    const name = `worker-${number}`;
+    const below = join(folder, name);
+    // Workers are numbered without gaps, and each has written its start.
+    if (!workers.includes(number) || !(await holdsLog(below, keys))) {
+      const problem: Problem = {
+        file: name,
+        line: 1,
+        kind: 'missing-file',
+        text: 'the event log of a worker is missing',
+      };
+      reports.push({ files: 0, lines: 0, problems: [problem], notes: [], unwitnessed: '' });
+      continue;
+    }
+    const report = await verifyFolder(below, keys, witness);
+    const inFolder = <T extends Problem | Note>(found: T): T => ({ ...found, file: join(name, found.file) });
+    const unwitnessed = report.unwitnessed && `${name}: ${report.unwitnessed}`;
+    reports.push({
+      ...report,
+      problems: report.problems.map(inFolder),
+      notes: report.notes.map(inFolder),
+      unwitnessed,
+    });
+  }
+  return {
+    files: reports.reduce((sum, { files }) => sum + files, 0),
+    lines: reports.reduce((sum, { lines }) => sum + lines, 0),
+    problems: reports.flatMap(({ problems }) => problems),
+    notes: reports.flatMap(({ notes }) => notes),
+    unwitnessed: reports
+      .map(({ unwitnessed }) => unwitnessed)
+      .filter((why) => why !== '')
+      .join('; '),
+  };
+}
+
+async function holdsLog(folder: string, keys: Keys): Promise<boolean> {
+  return (await listEventFiles(folder)).length > 0 || (await readHeads(folder, keys)).state !== 'missing';
 }
 
 async function verifyFolder(folder: string, keys: Keys, witness: KnownHeads | undefined): Promise<VerifyReport> {

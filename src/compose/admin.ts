@@ -105,7 +105,9 @@ export class DataFolder {
       get live() {
         return serversAlone();
       },
-      online: () => undefined,
+      online: async (nodeids) => nodeids.map(() => 'offline'),
+      // Servers on this folder find out by themselves.
+      spreadChanges: async () => {},
       requireRelayRight: () => routing.requireRelayRight,
       allowedOrigins: () => [],
       version: packageVersion(),

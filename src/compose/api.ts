@@ -9,7 +9,9 @@ import { RecordingCatalog } from '../recording/catalog.ts';
 import { RecordingJobs } from '../recording/jobs.ts';
 import type { Relay } from '../relay/relay.ts';
 import { ApiEndpoint, type ApiEndpointParts } from '../server/api-endpoint.ts';
-import { liveSessions } from './live-sessions.ts';
+import { clusterSessions } from './cluster-sessions.ts';
+import { liveSessions, localSessions } from './live-sessions.ts';
+import type { PeerCalls } from './peer-calls.ts';
 
 const lastJobMs = 5000;
 
@@ -18,6 +20,8 @@ export interface ApiServerParts
     Pick<ApiEndpointParts, 'clientAddress' | 'admit' | 'accepting'> {
   readonly events: Events;
   readonly relay: Relay;
+  /** [K9] The other servers, where there are any. */
+  readonly peers?: PeerCalls | undefined;
   /** Every folder that may hold recordings. */
   readonly recordingFolders: () => readonly string[];
 }
@@ -28,14 +32,16 @@ export class ApiServer {
   /** Its own, so that a listing does not wait behind a sweep or an indexing. */
   readonly #jobs: RecordingJobs;
 
-  constructor({ events, relay, recordingFolders: folders, clientAddress, admit, accepting, ...parts }: ApiServerParts) {
-    const { clock, failed } = parts;
+  constructor(given: ApiServerParts) {
+    const { events, relay, peers, recordingFolders: folders, clientAddress, admit, accepting, ...parts } = given;
+    const { clock, directory, failed } = parts;
+    const local = localSessions(relay, clock, directory);
     this.#jobs = new RecordingJobs({ onProblem: failed });
     const router = new Router(
       {
         ...parts,
         events: createApiEvents(events),
-        sessions: liveSessions(relay, clock),
+        sessions: peers === undefined ? liveSessions(local) : clusterSessions(local, peers),
         recordings: new RecordingCatalog({ folders, jobs: this.#jobs }),
         version: packageVersion(),
       },

@@ -23,7 +23,7 @@ export class Counters {
     const labelled = (counts: Map<number, number>, isRecorded: boolean) =>
       Array.from(counts, ([protocol, count]) => ({ protocol, recorded: isRecorded, count }));
     return {
-      halvesWaiting: relay.pairing.waitingCount,
+      halvesWaiting: relay.waitingCount,
       halvesPaired: relay.sessionCount * 2,
       sessions: [...labelled(running, false), ...labelled(recorded, true)],
       sessionsTotal: this.sessionsTotal,

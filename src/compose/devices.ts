@@ -1,11 +1,11 @@
 import { join } from 'node:path';
-import type { AgentPresence } from '../api/parts.ts';
+import type { AgentPresence, AgentState } from '../api/parts.ts';
 import type { HeadsWitness } from '../audit/heads-witness.ts';
 import type { ShareGrant } from '../auth/admission-types.ts';
 import { CookieSealer } from '../auth/cookie.ts';
 import type { ShareCookie } from '../auth/cookie-kinds.ts';
 import type { LoginKey } from '../auth/keys.ts';
-import { IdSigner } from '../auth/signed-id.ts';
+import { IdSigner, pairingIdOf } from '../auth/signed-id.ts';
 import type { Config } from '../config/schema.ts';
 import type { Clock } from '../core/clock.ts';
 import { DirectoryEventSink } from '../directory/event-sink.ts';
@@ -22,6 +22,7 @@ import { Revocation, type RevocationParts } from '../routing/revocation.ts';
 import { TunnelRights } from '../routing/rights.ts';
 import { type TunnelObserver, Tunnels } from '../routing/tunnel.ts';
 import { directoryWitness } from './audit-heads.ts';
+import { ClusterDevices, type DeviceCluster } from './cluster-devices.ts';
 import type { DirectoryDecisions } from './decide.ts';
 import { ownHosts } from './own-hosts.ts';
 
@@ -42,6 +43,8 @@ export interface RoutingParts {
   readonly observer: RoutingObserver;
   /** What the server listens on, once it does. */
   readonly listening: () => { readonly host: string; readonly port: number };
+  /** [K4] The cluster that this server is of, where it is of one. */
+  readonly cluster?: DeviceCluster | undefined;
 }
 
 const dayMs = 86_400_000;
@@ -60,6 +63,9 @@ export class Devices implements DirectoryDecisions {
   #domains: ReadonlySet<string> = new Set();
   #tunnels!: Tunnels;
   #revocation!: Revocation;
+  /** Resolves when agents that lost their key in a change are closed. */
+  #rechecked: Promise<void> = Promise.resolve();
+  #cluster: ClusterDevices | undefined;
   #sink: DirectoryEventSink | undefined;
   #unsubscribe = () => {};
   #pruner: NodeJS.Timeout | undefined;
@@ -123,8 +129,15 @@ export class Devices implements DirectoryDecisions {
     };
   }
 
+  /** [K4] For figures; `undefined` where this server stands alone. */
+  get cluster():
+    | Pick<ClusterDevices, 'tunnelsUnsent' | 'reportsLost' | 'changesUnanswered' | 'agentsUntold'>
+    | undefined {
+    return this.#cluster;
+  }
+
   /** Starts what stands on relay and events. */
-  start({ relay, observer, listening }: RoutingParts): void {
+  start({ relay, observer, listening, cluster }: RoutingParts): void {
     const { config, loginKey, clock } = this.#parts;
     const sealer = new CookieSealer(loginKey, clock, config().auth.cookieEncoding);
     const signer = new IdSigner(loginKey, clock);
@@ -141,9 +154,18 @@ export class Devices implements DirectoryDecisions {
       },
       observer: {
         ...observer,
+        online: (agent) => {
+          observer.online(agent);
+          this.#cluster?.online(agent);
+        },
+        offline: (agent, reason) => {
+          observer.offline(agent, reason);
+          this.#cluster?.presence.offline(agent.nodeid);
+        },
         report: (agent, report) => {
           observer.report(agent, report);
-          this.#tunnels.reported(agent, report);
+          this.#cluster?.reported(agent.nodeid, report);
+          this.#tunnels.reported(agent.nodeid, report);
         },
       },
       isOwnHost: (host) => {
@@ -154,11 +176,16 @@ export class Devices implements DirectoryDecisions {
     this.#tunnels = new Tunnels({
       rights: this.#rights,
       observer: observer.tunnels,
-      send: (nodeid, command) => this.agents.send(nodeid, command),
+      send: (nodeid, command, at) => (this.#cluster ?? this.agents).send(nodeid, command, at),
       seal: (content) => sealer.seal(content),
       clock,
       idFor: (id) => (config().relay.signedIds ? signer.sign(id) : id),
-      join: (half) => relay.join(half),
+      idOf: (named) => (config().relay.signedIds ? pairingIdOf(named) : named),
+      join: (half, settled) => {
+        if (cluster !== undefined) return cluster.join(half, settled);
+        relay.join(half);
+        settled?.();
+      },
       turnAway: (half, { outcome, code, reason }) => relay.turnAway(half, outcome, code, reason),
       waitingAt: (at) => relay.pairing.waitingAt(at),
     });
@@ -167,14 +194,23 @@ export class Devices implements DirectoryDecisions {
       sessions: () => relay.sessions(),
       isRunning: (session) => relay.isRunning(session),
       revoked: observer.revoked,
-      waiting: () => relay.pairing.waiting(),
+      waiting: () => relay.waiting(),
       turnAway: (half) => relay.turnAway(half, 'revoked', 4410, 'revoked'),
       failed,
     });
+    if (cluster !== undefined) {
+      this.#cluster = new ClusterDevices({
+        ...{ cluster, clock, failed },
+        agents: this.agents,
+        tunnels: this.#tunnels,
+        applyChanges: () => this.#applyChanges(),
+      });
+    }
     this.#unsubscribe = this.directory.onChange((change) => {
       void this.#revocation.changed(change);
       if (change.all || change.devices.length > 0) {
-        this.agents.recheck(change.all ? undefined : change.devices).catch(failed);
+        const recheck = this.agents.recheck(change.all ? undefined : change.devices).catch(failed);
+        this.#rechecked = this.#rechecked.then(() => recheck);
       }
       if (change.all || change.domains.length > 0) this.#readDomains().catch(failed);
     });
@@ -188,10 +224,27 @@ export class Devices implements DirectoryDecisions {
     return { heard: (text) => channel.heard(text), closed: () => this.agents.closed(channel) };
   }
 
-  /** A device's agent, where it is connected. */
-  presence(nodeid: string): AgentPresence | undefined {
+  /** [K4] Where the agents of these devices are connected; in the same order. */
+  async online(nodeids: readonly string[]): Promise<AgentState[]> {
+    const elsewhere = nodeids.filter((nodeid) => this.agents.get(nodeid) === undefined);
+    const states = (await this.#cluster?.states(elsewhere)) ?? [];
+    const found = new Map(elsewhere.map((nodeid, at) => [nodeid, states[at]]));
+    return nodeids.map((nodeid) => this.#presence(nodeid) ?? found.get(nodeid) ?? 'offline');
+  }
+
+  /** [T4][K4] What was changed here is applied on every server when this resolves; after 1 s at the latest. */
+  async spreadChanges(): Promise<void> {
+    if (this.routes) await this.#cluster?.spreadChanges();
+  }
+
+  #presence(nodeid: string): AgentPresence | undefined {
     const agent = this.agents.get(nodeid);
     return agent && { address: agent.address, sinceMs: agent.sinceMs, ...agent.facts };
+  }
+
+  async #applyChanges(): Promise<void> {
+    await this.directory.catchUp();
+    await Promise.all([this.#revocation.settled(), this.#rechecked]);
   }
 
   /** [R1] */
@@ -267,6 +320,7 @@ export class Devices implements DirectoryDecisions {
     clearInterval(this.#pinger);
     clearInterval(this.#pruner);
     this.agents?.stop();
+    await this.#cluster?.presence.close();
     await this.directory.close();
   }
 

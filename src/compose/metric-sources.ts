@@ -18,8 +18,12 @@ export interface Counting {
   readonly log: LogHandle;
 }
 
-/** What the metrics read at scrape time. */
-export function metricSources(counters: Counters, parts: () => Counting): MetricSources {
+/** What the metrics read at scrape time. @param cluster absent where the server is the only one */
+export function metricSources(
+  counters: Counters,
+  parts: () => Counting,
+  cluster: MetricSources['cluster'],
+): MetricSources {
   return {
     relay: () => counters.read(parts().relay),
     forwarders: () => parts().forwarders.map((forwarder) => ({ kind: forwarder.kind, totals: forwarder.totals() })),
@@ -29,6 +33,7 @@ export function metricSources(counters: Counters, parts: () => Counting): Metric
     server: () => parts().server,
     events: () => ({ events: parts().events.counts, sinkFailures: parts().events.sinkFailures() }),
     devices: () => parts().devices.figures(counters.agentsRefused),
+    cluster,
     droppedLogLines: () => parts().log.droppedLines(),
   };
 }

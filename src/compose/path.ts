@@ -1,3 +1,5 @@
+import { X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import type { Config } from '../config/schema.ts';
 import type { Clock } from '../core/clock.ts';
 import { CoupletError } from '../core/errors.ts';
@@ -13,6 +15,15 @@ export function tlsFiles({ tls }: Config): TlsFiles | undefined {
   return tls.certFile === undefined || tls.keyFile === undefined
     ? undefined
     : { certFile: tls.certFile, keyFile: tls.keyFile };
+}
+
+/** What is told of a certificate that is in use now. */
+export function certificateFacts({ certFile }: TlsFiles): {
+  readonly fingerprint: string;
+  readonly notAfterMs: number;
+} {
+  const { fingerprint256, validTo } = new X509Certificate(readFileSync(certFile));
+  return { fingerprint: fingerprint256, notAfterMs: Date.parse(validTo) };
 }
 
 /** The way messages take. */

@@ -26,6 +26,8 @@ export interface RecordingsParts {
   readonly parties: ((session: Session) => Promise<KnownParties>) | undefined;
   /** What writes the files, `couplet 1.2.3`. */
   readonly software: string;
+  /** Whether retention is this server's: of several on the same folders one does it. */
+  readonly sweeps: boolean;
   /** Something that is no event and should be looked into. */
   readonly onProblem: (error: Error, message: string) => void;
 }
@@ -127,7 +129,7 @@ export class Recordings {
     this.reconfigured();
     void this.#salvage();
     this.#timers.push(setInterval(() => void this.#checkFolders(), folderCheckMs).unref());
-    this.#timers.push(setInterval(() => void this.#sweepIfDue(), 1000).unref());
+    if (this.#parts.sweeps) this.#timers.push(setInterval(() => void this.#sweepIfDue(), 1000).unref());
   }
 
   /**

@@ -16,6 +16,10 @@ export interface TlsFiles {
 export interface AppOptions {
   readonly host: string;
   readonly port: number;
+  /** Whether other processes of this server may listen on the same port [K8]; the kernel spreads connections. */
+  readonly shared?: boolean;
+  /** The setting that the address comes from, for errors; `server.listen`. */
+  readonly setting?: string;
   readonly tls: TlsFiles | undefined;
   /** Puts the routes on an app; called again for each new certificate. */
   readonly register: (app: TemplatedApp, ssl: boolean) => void;
@@ -23,6 +27,8 @@ export interface AppOptions {
 
 /** LIBUS_LISTEN_EXCLUSIVE_PORT: a stray second process must not share the port in silence. */
 const exclusivePort = 1;
+/** SO_REUSEPORT, which µSockets sets on any port but 0: processes of one user may share it. */
+const sharedPort = 0;
 
 /** The host-and-options form of `listen` is in uWebSockets.js's code, not in its typings. */
 type ListenOnHost = (
@@ -144,16 +150,16 @@ export class Listener {
   }
 
   #open(): void {
-    const { host } = this.#options;
+    const { host, shared = false, setting = 'server.listen' } = this.#options;
     let opened: us_listen_socket | false = false;
     const app = this.#apps.at(-1)! as unknown as { listen: ListenOnHost };
-    app.listen(host, this.#port, exclusivePort, (socket) => {
+    app.listen(host, this.#port, shared ? sharedPort : exclusivePort, (socket) => {
       opened = socket;
     });
     if (opened === false) {
       throw new CoupletError(
         'CPL_LISTEN',
-        `server.listen ${host}:${this.#port} cannot be listened on; it must be a free address of this machine`,
+        `${setting} ${host}:${this.#port} cannot be listened on; it must be a free address of this machine`,
         { level: 'error' },
       );
     }

@@ -31,7 +31,7 @@ export type Decision =
       readonly admission: Admission;
       /** To be asked when no limit turns the half away: uses up a single-use cookie, and may still refuse. */
       readonly confirm?: () => Decision | Promise<Decision>;
-      /** Takes the half where it is to be routed, or turned away by a close code; `relay.join` where it is absent. */
+      /** Takes the half where it is to be routed, or turned away by a close code; `join` where it is absent. */
       readonly enter?: (half: Half) => void;
     }
   | {
@@ -45,6 +45,8 @@ export type Decision =
 
 export interface EndpointParts {
   readonly relay: Relay;
+  /** Takes in a half whose decision does not say how. */
+  join(half: Half): void;
   readonly addon: NativeAddon | undefined;
   /** Authentication and authorisation; may take its time, up to `pendingMs`. */
   decide(request: UpgradeRequest): Decision | Promise<Decision>;
@@ -83,8 +85,8 @@ export class RelayEndpoint {
     const { relay, addon } = parts;
     const closed = (half: Half) => this.#closed(half);
     const flooded = (half: Half) => relay.flooded(half);
-    this.#plainSockets = { addon, ssl: false, closed, flooded };
-    this.#tlsSockets = { addon, ssl: true, closed, flooded };
+    this.#plainSockets = { addon, ssl: false, isLink: false, closed, flooded };
+    this.#tlsSockets = { addon, ssl: true, isLink: false, closed, flooded };
   }
 
   /** Puts the endpoint on an app; its messages are uWebSockets.js's only on the portable path. */
@@ -203,7 +205,7 @@ export class RelayEndpoint {
     socket.half = half;
     this.#open++;
     upgrade.accept({ couplet: socket });
-    if (decision.enter === undefined) this.#parts.relay.join(half);
+    if (decision.enter === undefined) this.#parts.join(half);
     else decision.enter(half);
   }
 

@@ -61,6 +61,7 @@ function start(t: TestContext): Started {
   const relay = new Relay(settings, forwarder, observer, systemClock);
   const endpoint = new RelayEndpoint({
     relay,
+    join: (half) => relay.join(half),
     addon: undefined,
     decide: ({ query }) => {
       const parsed = parseRelayQuery(query);

@@ -13,6 +13,7 @@ import {
   type RelayServer,
   systemClock,
 } from '../../src/index.ts';
+import { startRedis } from './redis.ts';
 
 /** A temporary folder that goes when the test ends. */
 export function temporaryFolder(t: TestContext): string {
@@ -44,7 +45,12 @@ export interface TestRelayOptions {
   readonly hooks?: RelayHooks;
   /** Where log lines go; standard error unless told otherwise. */
   readonly logTo?: string;
+  /** Two servers of a cluster: user halves come to one and device halves to the other. */
+  readonly across?: boolean;
 }
+
+/** Set where a whole suite is run with its halves on two servers. */
+const allAcross = process.env.COUPLET_TEST_ACROSS === '1';
 
 export type QueryOptions = Readonly<Record<string, string | number>>;
 
@@ -55,9 +61,12 @@ export class TestRelay {
   readonly sealer: CookieSealer;
   readonly folder: string;
   readonly tls: boolean;
+  /** The server of device halves, where that is another one. */
+  readonly other: RelayServer | undefined;
 
-  constructor(server: RelayServer, loginKey: LoginKey, folder: string, tls: boolean) {
+  constructor(server: RelayServer, loginKey: LoginKey, folder: string, tls: boolean, other?: RelayServer) {
     this.server = server;
+    this.other = other;
     this.loginKey = loginKey;
     this.sealer = new CookieSealer(loginKey, systemClock, 'base64');
     this.folder = folder;
@@ -66,6 +75,11 @@ export class TestRelay {
 
   get port(): number {
     return this.server.port;
+  }
+
+  /** Where the halves of a side go. */
+  portOf(side: 'user' | 'device'): number {
+    return side === 'device' && this.other !== undefined ? this.other.port : this.server.port;
   }
 
   /** Path and query of a user half of `user//NAME`, or of a device half on that user's behalf. */
@@ -85,12 +99,16 @@ export class TestRelay {
   }
 
   url(side: 'user' | 'device', id: string, query: QueryOptions = {}, user = 'alice'): string {
-    return `${this.tls ? 'wss' : 'ws'}://127.0.0.1:${this.port}${this.path(side, id, query, user)}`;
+    return `${this.tls ? 'wss' : 'ws'}://127.0.0.1:${this.portOf(side)}${this.path(side, id, query, user)}`;
   }
 
-  /** All events on record, in order. */
+  /** All events on record, in order; of two servers those of the first before the other's. */
   events(): EventRecord[] {
-    const folder = join(this.folder, 'data', 'events');
+    return [...this.#eventsIn('data'), ...(this.other === undefined ? [] : this.#eventsIn('other'))];
+  }
+
+  #eventsIn(data: string): EventRecord[] {
+    const folder = join(this.folder, data, 'events');
     const lines = readdirSync(folder)
       .filter((name) => /\d.*\.(jsonl|log)$/.test(name))
       .sort()
@@ -101,11 +119,16 @@ export class TestRelay {
       .filter((event) => event.code !== undefined);
   }
 
-  /** A metric's value by its name and labels as they stand in the text: `couplet_halves{state="waiting"}`. */
+  /** A metric's value by its name and labels as they stand in the text: `couplet_halves{state="waiting"}`; of both servers. */
   async metric(name: string): Promise<number> {
-    const response = await fetch(`http://${this.server.metricsAddress}/metrics`, { headers: { connection: 'close' } });
-    const line = (await response.text()).split('\n').find((text) => text.startsWith(`${name} `));
-    return line === undefined ? 0 : Number(line.slice(name.length + 1));
+    let sum = 0;
+    for (const server of [this.server, this.other]) {
+      if (server === undefined) continue;
+      const response = await fetch(`http://${server.metricsAddress}/metrics`, { headers: { connection: 'close' } });
+      const line = (await response.text()).split('\n').find((text) => text.startsWith(`${name} `));
+      sum += line === undefined ? 0 : Number(line.slice(name.length + 1));
+    }
+    return sum;
   }
 }
 
@@ -124,17 +147,27 @@ export async function startRelay(t: TestContext, options: TestRelayOptions = {})
   const settings: Record<string, Record<string, unknown> | string> = { ...defaults };
   for (const [group, values] of Object.entries(options.settings ?? {}))
     settings[group] = typeof values === 'string' ? values : { ...defaults[group], ...values };
-  const server = await createRelay({
-    ...options.hooks,
-    settings,
-    ...(options.logTo === undefined ? {} : { logTo: options.logTo }),
-  });
+  const make = (more: Record<string, Record<string, unknown>>) =>
+    createRelay({
+      ...options.hooks,
+      settings: { ...settings, ...more },
+      ...(options.logTo === undefined ? {} : { logTo: options.logTo }),
+    });
+  const servers: RelayServer[] = [];
+  // Halves' ends come from the forwarders, and a link ends with them: the servers close together.
   t.after(async () => {
     // The first call drains; the second skips what waiting is left.
-    await Promise.all([server.close(), server.close()]);
+    await Promise.all(servers.flatMap((server) => [server.close(), server.close()]));
     rmSync(folder, { recursive: true, force: true });
   });
-  return new TestRelay(server, loginKey, folder, tls !== undefined);
+  if (options.across ?? allAcross) {
+    const redis = (await startRedis(t))!;
+    const cluster = { redis: redis.url, heartbeatMs: 1000, ...(settings.cluster as object | undefined) };
+    servers.push(await make({ cluster }));
+    const other = { ...(settings.server as object), dataDir: join(folder, 'other') };
+    servers.push(await make({ cluster, server: other }));
+  } else servers.push(await make({}));
+  return new TestRelay(servers[0]!, loginKey, folder, tls !== undefined, servers[1]);
 }
 
 /** Resolves when `condition` holds; asks again each turn of the event loop's timers, until `withinMs`. */
