@@ -86,10 +86,10 @@ Napi::Value Halves(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(relay.halves.size()));
 }
 
-// promise(halfId): a held half is about to be paired
+// promise(halfId, isPromised): a held half is about to be paired, or is not after all
 void Promise(const Napi::CallbackInfo& info) {
   Half* half = relay.half(idOf(info, 0));
-  if (half != nullptr) half->promised = true;
+  if (half != nullptr) half->promised = info[1].As<Napi::Boolean>();
 }
 
 // close(halfId, code, reason): for a half that is not natively paired

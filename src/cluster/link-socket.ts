@@ -24,7 +24,7 @@ export class NativeLinkSocket implements NativeSocket {
   }
 
   promise(): void {
-    this.#addon.promise(this.nativeId);
+    this.#addon.promise(this.nativeId, true);
   }
 
   isGone(): boolean {

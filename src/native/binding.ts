@@ -20,8 +20,8 @@ export interface NativeAddon {
   /** How many halves of this process have an open socket, held, paired or closing. */
   halves(): number;
   isGone(halfId: number): boolean;
-  /** A held half is about to be paired: what it has sent, and its end, are for its mate. */
-  promise(halfId: number): void;
+  /** A held half is about to be paired, or is not after all: what it has sent, and its end, are for its mate. */
+  promise(halfId: number, isPromised: boolean): void;
   close(halfId: number, code: number, reason: string): void;
   /**
    * Bytes, milliseconds, bytes per second; 0 for off. An empty greeting is not sent. Returns the pair's id, 0 where a

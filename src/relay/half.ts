@@ -50,8 +50,9 @@ export interface HalfSocket {
   /**
    * The half's session is about to start. From now on an orderly goodbye of its peer is part of what its mate gets;
    * only a broken connection still ends it before.
+   * @param isPromised false: it waits after all, and hanging up ends it
    */
-  promise(): void;
+  promise(isPromised?: boolean): void;
   /** True when the peer is known to have hung up, asked of the operating system at this moment (fault 4). */
   isGone(): boolean;
 }

@@ -121,12 +121,15 @@ export class UwsHalfSocket implements NativeSocket, PortableSocket {
     else this.#ws.end(code, reason);
   }
 
-  promise(): void {
-    this.#promised = true;
-    this.#addon?.promise(this.nativeId);
+  promise(isPromised = true): void {
+    this.#promised = isPromised;
+    this.#addon?.promise(this.nativeId, isPromised);
+    if (!isPromised && this.#ended !== undefined) this.#tellEnd();
   }
 
   isGone(): boolean {
+    // What a half that is promised has sent, and its goodbye, are its mate's: it is gone once its connection is broken.
+    if (this.#promised) return this.#ws === undefined && this.#ended === undefined;
     return this.#ws === undefined || (this.nativeId !== 0 && this.#addon!.isGone(this.nativeId));
   }
 

@@ -80,8 +80,8 @@ export class SocketDouble implements HalfSocket {
     this.closes.push({ code, reason });
   }
 
-  promise(): void {
-    this.promised = true;
+  promise(isPromised = true): void {
+    this.promised = isPromised;
   }
 
   isGone(): boolean {
