@@ -278,6 +278,9 @@ export interface Directory {
    */
   catchUp(): Promise<void>;
 
+  /** [K8] A word that only servers with the same database have. */
+  identity(): Promise<string>;
+
   /** Resolves where the database answers. @throws CoupletError `CPL_DIRECTORY_UNAVAILABLE` */
   ping(): Promise<void>;
   close(): Promise<void>;

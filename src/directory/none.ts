@@ -50,6 +50,7 @@ export function noDirectory(): Directory {
     login: async () => refuse(),
     onChange: () => () => {},
     catchUp: async () => {},
+    identity: async () => 'none',
     ping: async () => {},
     close: async () => {},
   };

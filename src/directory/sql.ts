@@ -16,6 +16,7 @@ import { EventStore } from './event-store.ts';
 import { type LoginLimits, Logins } from './login.ts';
 import { Passwords } from './passwords.ts';
 import type { Db } from './schema.ts';
+import { fileIdentity } from './sqlite.ts';
 import { AccessStore } from './stores/access.ts';
 import { ApiTokenStore } from './stores/api-tokens.ts';
 import { AuditHeadStore } from './stores/audit-heads.ts';
@@ -123,6 +124,23 @@ export class SqlDirectory implements Directory {
 
   catchUp(): Promise<void> {
     return this.#feed.catchUp();
+  }
+
+  /**
+   * [K8] Of PostgreSQL the installation, the database and the schema, by whatever name it is reached; of SQLite the file,
+   * on this machine since it was started.
+   */
+  async identity(): Promise<string> {
+    if (this.kind === 'sqlite') {
+      const query = sql<{ file: string }>`select file from pragma_database_list where name = 'main'`;
+      const { rows } = await this.#database.read((db) => query.execute(db));
+      return fileIdentity(rows[0]!.file);
+    }
+    const query = sql<{ identity: string }>`
+      select concat_ws(' ', system_identifier, oid, current_schema()) as identity
+      from pg_control_system(), pg_database where datname = current_database()`;
+    const { rows } = await this.#database.read((db) => query.execute(db));
+    return `postgres ${rows[0]!.identity}`;
   }
 
   async ping(): Promise<void> {

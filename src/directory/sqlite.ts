@@ -1,4 +1,4 @@
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, statSync } from 'node:fs';
 import BetterSqlite, { type Database as SqliteHandle } from 'better-sqlite3';
 import { Kysely, SqliteAdapter, SqliteDialect, sql } from 'kysely';
 import type { Clock } from '../core/clock.ts';
@@ -179,4 +179,11 @@ export class SqliteFeed implements Feed {
     clearInterval(this.#timer);
     this.#handle.close();
   }
+}
+
+/** [K8] A word that only processes of this machine with the same file have. */
+export function fileIdentity(file: string): string {
+  const { dev, ino } = statSync(file);
+  const machine = readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
+  return `sqlite ${machine} ${dev} ${ino}`;
 }

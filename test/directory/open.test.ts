@@ -8,7 +8,7 @@ import { after, test } from 'node:test';
 import BetterSqlite from 'better-sqlite3';
 import { systemClock } from '../../src/core/clock.ts';
 import { openDirectory } from '../../src/directory/open.ts';
-import { place as placeOf, refused, useBackends } from './backends.ts';
+import { overBoth, place as placeOf, refused, useBackends } from './backends.ts';
 
 useBackends();
 
@@ -120,4 +120,12 @@ test('[T3] SQLite: several opens of a new file at once, in one process, do not k
   assert.ok(performance.now() - startMs < 5_000);
   await opened[0]!.users.create({ name: 'alice' });
   for (const directory of opened) assert.equal((await directory.users.list('')).length, 1);
+});
+
+overBoth('[K8] two that open one database find the same identity, and another one in another', async (here, t) => {
+  const [one, two] = [await here.open(), await here.open()];
+  const there = await (await placeOf(t, here.kind))!.open();
+  assert.match(await one.identity(), new RegExp(`^${here.kind} \\S+ \\S+ \\S+$`));
+  assert.equal(await two.identity(), await one.identity());
+  assert.notEqual(await there.identity(), await one.identity());
 });
