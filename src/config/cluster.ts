@@ -45,7 +45,8 @@ export const cluster = z
       secret: true,
     }),
     linkListen: address('127.0.0.1:0', {
-      about: 'Address of the link listener, to which the other servers connect.',
+      about:
+        "Address of the link listener, to which the other servers connect. With several workers each has one of its own: a port is the first one's, and the others follow it.",
       flag: 'link-listen',
     }),
     advertise: optionalMatching(
@@ -54,7 +55,7 @@ export const cluster = z
       'ws://HOST:PORT or wss://HOST:PORT with a port from 1 to 65535',
       {
         about:
-          'Under which URL the other servers reach the link listener; `wss` exactly where it has a certificate. Needed where `cluster.linkListen` is a wildcard address.',
+          "Under which URL the other servers reach the link listener; `wss` exactly where it has a certificate. Needed where `cluster.linkListen` is a wildcard address. With several workers it is the first one's, and the others' ports follow it.",
         flag: 'advertise',
         derivedDefault: 'the address and port of the link listener',
       },

@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { parseLinkUrl } from './cluster.ts';
 import { ConfigError, shown } from './errors.ts';
 import type { Environment } from './layers.ts';
 import type { LoadedConfig } from './load.ts';
@@ -50,25 +51,33 @@ export function forWorker(loaded: LoadedConfig, { number, port }: WorkerPlace): 
   config.audit.dir = join(config.audit.dir, `worker-${number}`);
   const linkPort = parseListen(config.cluster.linkListen)!.port;
   if (linkPort !== 0) config.cluster.linkListen = withPort(config.cluster.linkListen, linkPort + number - 1);
+  config.cluster.advertise = advertised(config.cluster.advertise, number);
   return { ...loaded, config };
+}
+
+/** Each worker has a link listener of its own, so that its URL cannot be that of another. */
+function advertised(url: string | undefined, number: number): string | undefined {
+  if (url === undefined) return undefined;
+  const { host, port } = parseLinkUrl(url)!;
+  return `${url.slice(0, url.indexOf('://'))}://${withPort(`${host.includes(':') ? `[${host}]` : host}:0`, port + number - 1)}`;
 }
 
 /** Holds the settings of workers against the others, and adds a problem for each mistake. */
 export function crossCheckWorkers(config: Config, problems: string[]): void {
   const { workers, workerPorts, listen, metricsListen } = config.server;
   if (workers === 1) return;
-  const { redis, linkListen } = config.cluster;
+  const { redis, linkListen, advertise } = config.cluster;
   if (redis === undefined) {
     problems.push(`server.workers is ${workers}; it must be 1 where cluster.redis is not set`);
   }
-  const checkRange = (key: string, text: string) => {
-    const { port } = parseListen(text)!;
+  const checkRange = (key: string, text: string, { port } = parseListen(text)!) => {
     if (port + workers - 1 > 65_535 && port !== 0) {
       const most = 65_536 - workers;
       problems.push(`${key} is ${shown(text)}; its port must be at most ${most} for ${workers} workers`);
     }
   };
   checkRange('cluster.linkListen', linkListen);
+  if (advertise !== undefined) checkRange('cluster.advertise', advertise, parseLinkUrl(advertise)!);
   if (workerPorts === 'shared') return;
   checkRange('server.listen', listen);
   const [first, metrics] = [parseListen(listen)!, parseListen(metricsListen)!];

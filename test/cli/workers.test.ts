@@ -16,15 +16,17 @@ function load(server: object, cluster: object = {}) {
 test('[K8] a worker has its own ports and its own event log, and shares everything else', () => {
   const loaded = load(
     { listen: '[::1]:7000', workers: 3, workerPorts: 'consecutive', dataDir: 'd' },
-    { linkListen: '127.0.0.1:7100' },
+    { linkListen: '127.0.0.1:7100', advertise: 'ws://[::1]:7200' },
   );
   const third = forWorker(loaded, { number: 3, port: workerPort(loaded.config, 3) });
   assert.equal(third.config.server.listen, '[::1]:7002');
   assert.equal(third.config.cluster.linkListen, '127.0.0.1:7102');
+  assert.equal(third.config.cluster.advertise, 'ws://[::1]:7202');
   assert.equal(third.config.audit.dir, join('d', 'events', 'worker-3'));
   const back = structuredClone(third.config);
   back.server.listen = '[::1]:7000';
   back.cluster.linkListen = '127.0.0.1:7100';
+  back.cluster.advertise = 'ws://[::1]:7200';
   back.audit.dir = join('d', 'events');
   assert.deepEqual(back, loaded.config);
   assert.equal(loaded.config.audit.dir, join('d', 'events'), 'the configuration given is not changed');
@@ -71,6 +73,9 @@ for (const [server, says] of [
 test('[K8] [R40] link listeners need ports of their own too, and several workers need Redis', () => {
   assert.throws(() => load({ workers: 2 }, { linkListen: '127.0.0.1:65535' }), {
     message: /^cluster\.linkListen is "127\.0\.0\.1:65535"; its port must be at most 65534 for 2 workers$/,
+  });
+  assert.throws(() => load({ workers: 2 }, { advertise: 'ws://127.0.0.1:65535' }), {
+    message: /^cluster\.advertise is "ws:\/\/127\.0\.0\.1:65535"; its port must be at most 65534 for 2 workers$/,
   });
   assert.throws(() => loadConfig({ settings: { server: { workers: 2 } }, env: {} }), {
     message: 'server.workers is 2; it must be 1 where cluster.redis is not set',
