@@ -284,6 +284,31 @@ export const eventKinds = {
     description: 'A sink could not take events for so long that some are missing from it; written once it works again.',
     fields: ['sink', 'count'],
   },
+  redisLost: {
+    code: 'CPL-2101W',
+    description: 'Redis cannot be used: halves pair on one server alone, and single-use cookies are refused.',
+    fields: ['redis', 'reason'],
+  },
+  redisBack: {
+    code: 'CPL-2102I',
+    description: 'Redis can be used again.',
+    fields: ['redis', 'downms'],
+  },
+  serverJoined: {
+    code: 'CPL-2103I',
+    description: 'Another server of the cluster is there, as this one sees it.',
+    fields: ['server', 'link', 'version'],
+  },
+  serverGone: {
+    code: 'CPL-2104I',
+    description: 'Another server of the cluster stopped, or is dead, as this one sees it.',
+    fields: ['server', 'link', 'version'],
+  },
+  directoryConflict: {
+    code: 'CPL-2105E',
+    description: 'This server is kept out of the cluster because the others use another directory.',
+    fields: ['reason'],
+  },
 } as const satisfies Record<string, EventKind>;
 
 export type EventName = keyof typeof eventKinds;

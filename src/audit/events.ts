@@ -280,6 +280,58 @@ export class Events extends AccessEvents {
     }));
   }
 
+  /** K6. @param facts.redis where it is, without user and password. */
+  redisLost(facts: { redis: string; reason: string }): void {
+    this.emit('redisLost', () => ({
+      etype: 'cluster',
+      action: 'redislost',
+      ...facts,
+      msg: `Redis ${facts.redis} cannot be used: ${facts.reason}`,
+    }));
+  }
+
+  /** K6. */
+  redisBack(facts: { redis: string; downMs: number }): void {
+    const downms = Math.round(facts.downMs);
+    this.emit('redisBack', () => ({
+      etype: 'cluster',
+      action: 'redisback',
+      redis: facts.redis,
+      downms,
+      msg: `Redis ${facts.redis} can be used again after ${downms} ms`,
+    }));
+  }
+
+  /** K1. @param facts.server its boot id. */
+  serverJoined(facts: { server: string; link: string; version: string }): void {
+    this.emit('serverJoined', () => ({
+      etype: 'cluster',
+      action: 'serverjoined',
+      ...facts,
+      msg: `Server ${facts.link} of the cluster is there`,
+    }));
+  }
+
+  /** K7. */
+  serverGone(facts: { server: string; link: string; version: string }): void {
+    this.emit('serverGone', () => ({
+      etype: 'cluster',
+      action: 'servergone',
+      ...facts,
+      msg: `Server ${facts.link} of the cluster is gone`,
+    }));
+  }
+
+  /** K8. @param reason the one-line message of the CoupletError. */
+  directoryConflict(reason: string): void {
+    this.emit('directoryConflict', () => ({
+      etype: 'cluster',
+      action: 'directoryconflict',
+      reason,
+      msg: `Kept out of the cluster: ${reason}`,
+    }));
+  }
+
   /**
    * Tells what is still counted, then closes the sinks.
    * @param deadlineMs a sink that has not closed by then is given up on and counted as failed.

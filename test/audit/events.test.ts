@@ -84,6 +84,11 @@ function emitAll(events: Events): void {
   events.forwarderSelfTestFailed('r');
   events.portablePathInUse('r');
   events.eventsLost('file', 3);
+  events.redisLost({ redis: 'redis://h:6379', reason: 'r' });
+  events.redisBack({ redis: 'redis://h:6379', downMs: 12 });
+  events.serverJoined({ server: 'b', link: 'ws://h:1', version: '1' });
+  events.serverGone({ server: 'b', link: 'ws://h:1', version: '1' });
+  events.directoryConflict('r');
 }
 
 function collect(run: (events: Events) => void): EventRecord[] {
