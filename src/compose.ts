@@ -160,11 +160,11 @@ export class Server {
     const accepting = () => this.#stopping === undefined;
     // What cookies and rights are judged by [K5]: in a cluster it is corrected by Redis.
     const clock = config.cluster.redis === undefined ? this.#clock : new ClusterClock(this.#clock);
-    const common = { config: () => this.#loaded.config, loginKey, clock, onProblem };
+    const common = { config: () => this.#loaded.config, loginKey, clock, onProblem, path, accepting };
     this.#devices = await Devices.open(common);
     const { onEvent } = hooks;
     const live = new LiveEvents();
-    const cluster = Cluster.open({ ...common, path, accepting, missedEvents: () => wideLive.missed() });
+    const cluster = Cluster.open({ ...common, devices: this.#devices, missedEvents: () => wideLive.missed() });
     this.#cluster = cluster;
     const wideLive = new ClusterLive(live, { subscribe: (to) => cluster!.reader.subscribe(({ event }) => to(event)) });
     const sinks = [
@@ -206,7 +206,7 @@ export class Server {
     );
     this.#relay = relay;
     this.#forwarders = forwarders;
-    cluster?.meet(relay);
+    cluster?.meet(relay, (half) => this.#devices.answer(half));
     const { directory } = this.#devices;
     this.#devices.start({
       relay,
@@ -259,7 +259,7 @@ export class Server {
       limitHit: observer.upgradeLimitHit,
       failed: (error) => this.#log.logger.error({ err: error }, 'an upgrade request could not be decided on'),
     });
-    await cluster?.start();
+    await cluster?.start(this.#events);
     await this.#open(config);
     this.#events.serverStarted({
       version: packageVersion(),

@@ -32,6 +32,8 @@ const configurationCodes = new Set([
     'CPL_CLIENT_OPTIONS',
     'CPL_CLIENT_URL',
     'CPL_DIRECTORY_NONE',
+    'CPL_CLUSTER_DIRECTORY',
+    'CPL_PEER_NETWORK',
     'CPL_AGENT_ALLOW',
   ],
   ...finalAgentCodes,

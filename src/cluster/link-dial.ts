@@ -20,6 +20,8 @@ export interface LinkDialParts {
   readonly addon: NativeAddon | undefined;
   /** `relay.maxMessageBytes`. */
   maxMessageBytes(): number;
+  /** `cluster.heartbeatMs`. */
+  readonly heartbeatMs: number;
 }
 
 const acceptSalt = '258EAFA5-E914-47DA-95CA-C5AB0DC85B11';
@@ -34,9 +36,15 @@ function descriptorOf(socket: Socket): number {
 /** [K3] Dials links: one for each half that is presented to another server. */
 export class LinkDialer {
   readonly #parts: LinkDialParts;
+  /**
+   * How long an answer is waited for. Who is asked may have paired the link already: giving it up early would cost
+   * a session that had begun, so a server is given the time after which it counts as dead.
+   */
+  readonly #answerMs: number;
 
   constructor(parts: LinkDialParts) {
     this.#parts = parts;
+    this.#answerMs = Math.max(dialMs, parts.heartbeatMs);
   }
 
   /** Whether the addon takes over a link to this server. */
@@ -63,7 +71,7 @@ export class LinkDialer {
     const options: PeerWsOptions = {
       createConnection: () => socket,
       perMessageDeflate: false,
-      handshakeTimeout: dialMs,
+      handshakeTimeout: this.#answerMs,
       maxPayload: this.#parts.maxMessageBytes(),
       skipUTF8Validation: true,
       closeTimeout: noCloseTimeoutMs,
@@ -108,7 +116,8 @@ export class LinkDialer {
       },
     });
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => fail(peerError('timeout', `a server did not answer within ${dialMs} ms`)), dialMs);
+      const late = () => fail(peerError('timeout', `a server did not answer within ${this.#answerMs} ms`));
+      const timer = setTimeout(late, this.#answerMs);
       const fail = (error: Error) => {
         clearTimeout(timer);
         request.destroy();

@@ -12,8 +12,8 @@ const waitingSlackMs = 10_000;
 /** How often the claim of a half that waits is looked after, as a failover may have lost it, or one that is in doubt. */
 const lookMs = 2000;
 const sweepMs = 1000;
-/** Claims looked after at the same time. */
-const maxLooks = 500;
+/** Claims looked after at the same time: few, as whoever claims an id meanwhile waits behind them, with a deadline. */
+const maxLooks = 100;
 
 /**
  * [K2] Where halves meet in a cluster. A half whose id nobody has here claims it in Redis; where another server has it,
@@ -65,6 +65,8 @@ export class Rendezvous implements WiderRendezvous {
       return settled();
     }
     relay.startJoining(half);
+    // What it has sent, and its goodbye, are for its mate: that may be there already.
+    half.socket.promise();
     const joiner: Joiner = { half, settled, over: false, tries: 0, unreachableSinceMs: undefined };
     this.#joiners.set(half, joiner);
     this.#seek(joiner);
@@ -93,12 +95,16 @@ export class Rendezvous implements WiderRendezvous {
     return 'resigned';
   }
 
-  /** A half that was expected is here, as a link. */
-  presented(half: Half, { fence, waitedMs }: { readonly fence: number; readonly waitedMs: number }): void {
+  /** A half that was expected is here, as a link; `enter` where it is not to be taken in as any other. */
+  presented(
+    half: Half,
+    { fence, waitedMs }: { readonly fence: number; readonly waitedMs: number },
+    enter: (half: Half) => void = (open) => this.enter(open),
+  ): void {
     const claim = this.#claims.get(claimKey(half.admission));
     half.arrivedMs = this.#parts.clock.monotonicMs() - waitedMs;
     if (claim?.fences.has(fence) && claim.expected > 0) claim.expected--;
-    this.enter(half);
+    enter(half);
     if (claim !== undefined) this.#freeIfUnused(claim);
   }
 
@@ -286,6 +292,7 @@ export class Rendezvous implements WiderRendezvous {
     const waiting = relay.pairing.waitingAt(claim.at);
     if (waiting === undefined) return claim.queue.splice(0);
     relay.withdraw(waiting);
+    waiting.socket.promise();
     this.counts.handed_over++;
     const joiner: Joiner = { half: waiting, settled: () => {}, over: false, tries: 0, unreachableSinceMs: undefined };
     this.#joiners.set(waiting, joiner);
@@ -302,8 +309,6 @@ export class Rendezvous implements WiderRendezvous {
       if (joiner.over) return;
       joiner.unreachableSinceMs = undefined;
       if ('stale' in answer) return void this.#again(joiner, standing);
-      // What it has sent, and its goodbye, are for its mate from now on.
-      half.socket.promise();
       const { challenge } = answer;
       const waitedMs = Math.max(0, clock.monotonicMs() - half.arrivedMs);
       const link = await dial(boot, half, { domain, id, fence, challenge, waitedMs });
@@ -340,6 +345,7 @@ export class Rendezvous implements WiderRendezvous {
     if (joiner.over) return;
     this.#finish(joiner);
     this.#parts.relay.join(joiner.half);
+    if (joiner.half.state === 'waiting') joiner.half.socket.promise(false);
     joiner.settled();
   }
 

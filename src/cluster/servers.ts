@@ -25,7 +25,7 @@ export interface Servers {
   /** Reads them anew; joins a reading under way. Rejects with CoupletError `CPL_REDIS`. */
   refresh(): Promise<void>;
   /** [K7] A server is gone: its entry expired or it took it back. */
-  onGone(listener: (boot: string) => void): () => void;
+  onGone(listener: (boot: string, entry: ServerEntry) => void): () => void;
 }
 
 /**
@@ -112,7 +112,8 @@ export class ServerRegistry implements Servers {
   readonly #key: string;
   readonly #keyId: string;
   readonly #directory: string;
-  readonly #goneListeners = new Set<(boot: string) => void>();
+  readonly #joinedListeners = new Set<(entry: ServerEntry) => void>();
+  readonly #goneListeners = new Set<(boot: string, entry: ServerEntry) => void>();
   readonly #known = new Map<string, Known>();
   #refreshing: Promise<void> | undefined;
   /** Monotonic ms since when Redis has been up without a break: entries that expired while it was down mean nothing. */
@@ -132,6 +133,11 @@ export class ServerRegistry implements Servers {
     options.redis.onChange(() => {
       if (!options.redis.isUp) this.#upSinceMs = Number.POSITIVE_INFINITY;
     });
+  }
+
+  /** Why it is kept out; empty where it is not. */
+  get conflict(): string {
+    return this.#conflict?.message ?? '';
   }
 
   /**
@@ -164,7 +170,13 @@ export class ServerRegistry implements Servers {
     return this.#exchange(this.#options.redis);
   }
 
-  onGone(listener: (boot: string) => void): () => void {
+  /** A server is there that was not known. Gives the function that ends it. */
+  onJoined(listener: (entry: ServerEntry) => void): () => void {
+    this.#joinedListeners.add(listener);
+    return () => this.#joinedListeners.delete(listener);
+  }
+
+  onGone(listener: (boot: string, entry: ServerEntry) => void): () => void {
     this.#goneListeners.add(listener);
     return () => this.#goneListeners.delete(listener);
   }
@@ -246,7 +258,7 @@ export class ServerRegistry implements Servers {
       const isLost = isSure && !present.has(boot) && seenMs - known.seenMs > heartbeatMs;
       if (!gone.has(boot) && !isLost) continue;
       this.#known.delete(boot);
-      for (const listener of [...this.#goneListeners]) listener(boot);
+      for (const listener of [...this.#goneListeners]) listener(boot, known.entry);
     }
     if (this.foreignEntries > 0 && !this.#toldForeign) {
       this.#toldForeign = true;
@@ -265,8 +277,11 @@ export class ServerRegistry implements Servers {
       this.foreignEntries++;
       return false;
     }
-    if (known === undefined) this.#known.set(boot, { entry, seenMs });
-    else known.seenMs = seenMs;
+    if (known !== undefined) known.seenMs = seenMs;
+    else {
+      this.#known.set(boot, { entry, seenMs });
+      for (const listener of [...this.#joinedListeners]) listener(entry);
+    }
     return true;
   }
 }

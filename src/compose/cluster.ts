@@ -1,6 +1,5 @@
 import { X509Certificate } from 'node:crypto';
-import { readFileSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
 import type { LoginKey } from '../auth/keys.ts';
@@ -29,6 +28,7 @@ import { CoupletError } from '../core/errors.ts';
 import { packageVersion } from '../core/version.ts';
 import type { ClusterFigures } from '../metrics/sources.ts';
 import { closeCodes } from '../protocol/close-codes.ts';
+import type { Admission } from '../relay/half.ts';
 import { NativeForwarder } from '../relay/native-forwarder.ts';
 import { PortableForwarder } from '../relay/portable-forwarder.ts';
 import type { Relay } from '../relay/relay.ts';
@@ -37,6 +37,7 @@ import { Listener } from '../server/app.ts';
 import { LinkEndpoint } from '../server/link-endpoint.ts';
 import type { DeviceCluster } from './cluster-devices.ts';
 import { ClusterSingleUse } from './cluster-single-use.ts';
+import { ClusterWatch, type ClusterWatchParts } from './cluster-watch.ts';
 import type { Path } from './path.ts';
 import { relaySettings } from './settings.ts';
 
@@ -47,12 +48,16 @@ export interface ClusterParts {
   /** Corrected by what is opened here. */
   readonly clock: ClusterClock;
   readonly path: Path;
+  readonly devices: { readonly directoryId: string };
   /** False while the server takes no new halves (R39). */
   readonly accepting: () => boolean;
   /** Events of other servers were missed by whoever listens. */
   readonly missedEvents: () => void;
   readonly onProblem: (error: unknown, message: string) => void;
 }
+
+/** [R15] How to take in a half that answers a tunnel command; `undefined`: it answers none. */
+type Answer = (admission: Admission) => ((half: Half) => void) | undefined;
 
 const meeting = z.strictObject({ domain: z.string().max(256), id: z.string().max(256), fence: z.int().positive() });
 
@@ -76,6 +81,8 @@ export class Cluster {
   readonly #dialer: LinkDialer;
   readonly #tickets: LinkTickets;
   #relay!: Relay;
+  #answer: Answer = () => undefined;
+  #watch: ClusterWatch | undefined;
 
   /**
    * Opens the link listener; nothing of it is known to others before {@link start}. `undefined` where the server is the
@@ -118,7 +125,7 @@ export class Cluster {
       accepting,
       presented: (half, origin) => {
         this.links.arrived(half, origin.boot);
-        this.rendezvous.presented(half, origin);
+        this.rendezvous.presented(half, origin, this.#answer(half.admission));
       },
       closed: (half) => {
         this.links.left(half);
@@ -148,16 +155,17 @@ export class Cluster {
     });
     this.#tickets = tickets;
     this.#dialer = new LinkDialer({
-      ...{ tickets, networks, peers, addon: forwards },
+      ...{ tickets, networks, peers, addon: forwards, heartbeatMs },
       maxMessageBytes: () => config().relay.maxMessageBytes,
     });
   }
 
   /** Halves of this relay seek their mates in the whole cluster from now on. */
-  meet(relay: Relay): void {
+  meet(relay: Relay, answer: Answer): void {
     const { boot, redis, registry, peers } = this;
     const { config, clock } = this.#parts;
     this.#relay = relay;
+    this.#answer = answer;
     this.rendezvous = new Rendezvous({
       ...{ boot, redis, clock, relay },
       heartbeatMs: config().cluster.heartbeatMs,
@@ -183,8 +191,14 @@ export class Cluster {
    * Makes itself known to the other servers; resolves also where Redis is down, which is tried on.
    * @throws CoupletError `CPL_CLUSTER_DIRECTORY` where the others use another directory
    */
-  async start(): Promise<void> {
-    await this.registry.start();
+  async start(events: ClusterWatchParts['events']): Promise<void> {
+    const { redis, registry } = this;
+    this.#watch = new ClusterWatch({ redis, servers: registry, clock: this.#parts.clock, events });
+    try {
+      await registry.start();
+    } finally {
+      this.#watch.look();
+    }
     this.rendezvous.start();
   }
 
@@ -242,6 +256,7 @@ export class Cluster {
   /** After {@link drain}: leaves the cluster. Events are still written. */
   async leave(withinMs: number): Promise<void> {
     this.rendezvous?.stop();
+    this.#watch?.stop();
     await this.#endpoint.allClosed(withinMs);
     await this.registry.stop();
     this.peers.close();
@@ -270,7 +285,7 @@ export class Cluster {
     return listener;
   }
 
-  #self({ cluster, directory, server }: Config): ServerRegistry['self'] {
+  #self({ cluster }: Config): ServerRegistry['self'] {
     const { host } = parseListen(cluster.linkListen)!;
     const scheme = cluster.linkCertFile === undefined ? 'ws' : 'wss';
     const certificate = cluster.linkCertFile && new X509Certificate(readFileSync(cluster.linkCertFile));
@@ -278,7 +293,7 @@ export class Cluster {
       boot: this.boot,
       linkUrl: cluster.advertise ?? `${scheme}://${host.includes(':') ? `[${host}]` : host}:${this.#listener.port}`,
       fingerprint: certificate ? certificate.fingerprint256 : '',
-      directory: directoryIdentity(directory, join(server.dataDir, 'directory.sqlite')),
+      directory: this.#parts.devices.directoryId,
       startedMs: this.#parts.clock.nowMs(),
       version: packageVersion(),
     };
@@ -307,12 +322,4 @@ export class Cluster {
     const text = this.#sealer.open(key, value);
     return text === undefined ? undefined : JSON.parse(text);
   }
-}
-
-/** [K8] A word that only servers with the same directory have. */
-function directoryIdentity(kind: string, file: string): string {
-  if (kind !== 'sqlite') return kind === 'none' ? 'none' : 'postgres';
-  const { dev, ino } = statSync(file);
-  const machine = readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
-  return `sqlite ${machine} ${dev} ${ino}`;
 }

@@ -56,6 +56,8 @@ const pingMs = 5000;
 /** Everything about devices in a server: the directory, the agents that are connected, routed sessions, revocation. */
 export class Devices implements DirectoryDecisions {
   readonly directory: Awaited<ReturnType<typeof openDirectory>>;
+  /** [K8] A word that only servers with the same directory have. */
+  readonly directoryId: string;
   agents!: Agents;
   readonly #parts: DevicesParts;
   readonly #rights: TunnelRights;
@@ -82,12 +84,13 @@ export class Devices implements DirectoryDecisions {
       clock: parts.clock,
       onError: (error) => parts.onProblem(error, 'the directory had trouble'),
     });
-    const devices = new Devices(directory, parts);
+    const devices = new Devices(directory, parts, await directory.identity());
     await devices.#readDomains();
     return devices;
   }
 
-  private constructor(directory: Devices['directory'], parts: DevicesParts) {
+  private constructor(directory: Devices['directory'], parts: DevicesParts, directoryId: string) {
+    this.directoryId = directoryId;
     this.directory = directory;
     this.#parts = parts;
     this.#rights = new TunnelRights(directory, () => parts.config().routing.requireRelayRight);

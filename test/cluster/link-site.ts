@@ -135,6 +135,7 @@ export class Site {
       incomingLost: (half) => this.#endSession(half),
     });
     this.dialer = new LinkDialer({
+      heartbeatMs: 1000,
       tickets: this.tickets,
       networks,
       peers: this.peers,
