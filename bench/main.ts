@@ -52,6 +52,8 @@ async function runScenario(
   missing: Missing[],
 ): Promise<ScenarioResult> {
   const rounds = Math.min(options.runs, scenario.maxRounds ?? options.runs);
+  const { warmupSeconds, durationSeconds } = options.interval;
+  const interval = { durationSeconds, warmupSeconds: Math.max(warmupSeconds, scenario.warmupSeconds ?? 0) };
   const measured = new Map<string, Measured[]>(peers.map((peer) => [peer.name, []]));
   for (let round = 0; round < rounds; round++) {
     for (let turn = 0; turn < peers.length; turn++) {
@@ -60,7 +62,7 @@ async function runScenario(
       if (runs === undefined) continue;
       const where = `${scenario.name}, round ${round + 1}/${rounds}: ${peer.name}`;
       try {
-        const run = await measureScenario(scenario, peer, { tools, interval: options.interval, affinity });
+        const run = await measureScenario(scenario, peer, { tools, interval, affinity });
         runs.push(run);
         const [name, value] = Object.entries(run.figures)[0]!;
         process.stderr.write(`${where} ${name} ${value.toFixed(3)}\n`);

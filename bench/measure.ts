@@ -30,6 +30,9 @@ export interface Interval {
   readonly durationSeconds: number;
 }
 
+/** A relay that listens; without `pid` its CPU time is not read. */
+type Target = Omit<RunningPeer, 'pid' | 'recordings' | 'stop'> & { readonly pid?: number };
+
 /** What the generator needs beyond set-up and the final draining, with room for a busy machine. */
 const overheadMs = 60_000;
 
@@ -40,10 +43,7 @@ const overheadMs = 60_000;
  */
 export function runLoad(
   program: string,
-  relay: Pick<RunningPeer, 'port' | 'userPath' | 'devicePath' | 'tls'> & {
-    readonly pid?: number;
-    readonly maxBytes?: number;
-  },
+  relay: Target & { readonly maxBytes?: number },
   load: Load,
   interval: Interval,
   cpu?: number,
@@ -63,14 +63,13 @@ export function runLoad(
 }
 
 /** The options by which every program of `load/` finds the relay. */
-export function relayOptions(
-  relay: Pick<RunningPeer, 'port' | 'userPath' | 'devicePath' | 'tls'> & { readonly pid?: number },
-): ProgramOptions {
+export function relayOptions(relay: Target): ProgramOptions {
   return {
     port: relay.port,
+    'device-port': relay.devicePort,
     'user-path': relay.userPath,
     'device-path': relay.devicePath,
-    pid: relay.pid,
+    pid: relay.pid === undefined ? undefined : [relay.pid, ...(relay.otherPids ?? [])].join(','),
     tls: relay.tls === true ? true : undefined,
   };
 }

@@ -69,6 +69,8 @@ export type Scenario = Loads & {
   readonly cost?: string;
   /** Rounds at most, where one takes long. */
   readonly maxRounds?: number;
+  /** Seconds of load before the interval at least, where more has to be compiled than the usual ones suffice for. */
+  readonly warmupSeconds?: number;
 };
 
 /** The figure that ratios are made of, by kind; less is better. */
@@ -145,6 +147,19 @@ function overTls(name: keyof typeof loads): Scenario {
   };
 }
 
+/** Both halves on one server, and on two of a cluster. */
+function linked(name: keyof typeof loads, asked: readonly Asked[] = []): Scenario {
+  return {
+    name: `${name}-link`,
+    title: `${titles[name]}, across a link`,
+    kind: 'forwarding',
+    load: loads[name],
+    peers: ['couplet', 'couplet-link', 'couplet-link-portable'],
+    references: ['couplet'],
+    asked,
+  };
+}
+
 function byPairs(pairs: number): Scenario {
   return {
     name: `pairs-${pairs}`,
@@ -193,6 +208,9 @@ export const scenarios: readonly Scenario[] = [
   overTls('64b'),
   overTls('64k'),
   overTls('pingpong-16'),
+  linked('64b'),
+  linked('64k', askedOf('couplet-link', { couplet: 2.5 })),
+  linked('pingpong-16'),
   ...[1, 16, 200, 2000].map(byPairs),
   setUp(
     'setup',
@@ -201,6 +219,16 @@ export const scenarios: readonly Scenario[] = [
     [{ peer: 'couplet', figure: costs.setup, atMost: 1 / 10, of: 'incumbent' }],
   ),
   setUp('setup-tls', 'halves set up and closed over TLS, 16 pairs at a time', ['ws-tls', 'couplet-tls'], []),
+  {
+    name: 'setup-link',
+    title: 'halves set up and closed: alone, in a cluster, across a link; 16 pairs at a time',
+    kind: 'setup',
+    load: { pairs: 16 },
+    peers: ['couplet', 'couplet-cluster', 'couplet-link'],
+    references: ['couplet'],
+    asked: [],
+    warmupSeconds: 4,
+  },
   {
     name: 'idle',
     title: `memory of ${2 * idlePairs} idle halves`,
@@ -233,6 +261,15 @@ export const scenarios: readonly Scenario[] = [
     references: ['floor', 'incumbent'],
     asked: [],
     maxRounds: fewRounds,
+  },
+  {
+    name: 'latency-link',
+    title: 'one-way latency across a link at 20,000 messages/s of 64 B, 200 pairs',
+    kind: 'latency',
+    load: { pairs: 200, rate: 20_000, messageBytes: 64 },
+    peers: ['couplet', 'couplet-link'],
+    references: ['couplet'],
+    asked: [],
   },
   beside('blaster', '64 B ping-pong, 50 pairs, beside one that sends 64 KiB messages', 65536),
   beside('blaster-64b', '64 B ping-pong, 50 pairs, beside one that sends 64 B messages', 64),

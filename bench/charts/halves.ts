@@ -1,10 +1,11 @@
 import type { BenchResult, ScenarioResult } from '../results.ts';
 import { barPanelsSvg, type Panel } from './bar-panels.ts';
+import { isLinked } from './select.ts';
 import { medianOf, notMeasured, peersOf, shortNumber, shortRatio } from './style.ts';
 
 /** What a half costs: CPU time to set it up, resident memory and CPU time while it is idle. */
 export function halvesSvg(result: BenchResult): string {
-  const setups = result.scenarios.filter(({ kind }) => kind === 'setup');
+  const setups = result.scenarios.filter((scenario) => scenario.kind === 'setup' && !isLinked(scenario));
   const idle = result.scenarios.filter(({ kind }) => kind === 'idle');
   const panels = [
     ...setups.map((scenario) => panelOf(scenario, 'cpuMicrosPerHalf', 'µs of CPU per half', 1, 'µs')),

@@ -1,5 +1,6 @@
 import type { BenchResult } from '../results.ts';
 import { type Line, lineChartSvg } from './lines.ts';
+import { isLinked } from './select.ts';
 import { mainPeers, notMeasured, peersOf, shortMicros } from './style.ts';
 
 /** Percentiles as numbers of nines: 90 is 1, 99 is 2, 99.9 is 3. */
@@ -12,7 +13,7 @@ const most = 5;
 
 /** One-way latency of messages sent at fixed times; each further nine of the percentile takes the same width. */
 export function latencySvg(result: BenchResult): string {
-  const scenarios = result.scenarios.filter(({ kind }) => kind === 'latency');
+  const scenarios = result.scenarios.filter((scenario) => scenario.kind === 'latency' && !isLinked(scenario));
   const panels = scenarios.map((scenario) => ({
     title: scenario.title,
     lines: peersOf([scenario]).flatMap((peer): Line[] => {

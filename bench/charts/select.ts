@@ -13,6 +13,11 @@ export function isTls({ name, load }: ScenarioResult): boolean {
   return load.tls === true || /(?:^|-)tls(?:-|$)/.test(name);
 }
 
+/** Across a link between two servers: told in words, not drawn. */
+export function isLinked({ name }: ScenarioResult): boolean {
+  return /-link$/.test(name);
+}
+
 /** Pairs of a scenario `pairs-N`. */
 export function pairsOf({ name }: ScenarioResult): number | undefined {
   const digits = pairsName.exec(name)?.[1];
@@ -32,6 +37,7 @@ export function pipelined(
       scenario.load.mode !== 'pingpong' &&
       pairsOf(scenario) === undefined &&
       isRecorded(scenario) === recorded &&
+      !isLinked(scenario) &&
       !isTls(scenario),
   );
 }

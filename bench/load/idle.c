@@ -102,7 +102,7 @@ static void parse(int argc, char **argv) {
     else if (option == 'd') target->device_path = optarg;
     else if (option == 'n') options.pairs = atoi(optarg);
     else if (option == 'b') options.base_pairs = atoi(optarg);
-    else if (option == 'i') options.pid = atoi(optarg);
+    else if (option == 'i' && strchr(optarg, ',') == NULL && (options.pid = relay_pids(optarg)) > 0) continue;
     else if (option == 'e') options.settle_seconds = atof(optarg);
     else if (option == 't') options.duration_seconds = atof(optarg);
     else if (option == 'r') target->halves_per_second = atof(optarg);
@@ -134,10 +134,10 @@ int main(int argc, char **argv) {
 
   struct notices before = notices;
   uint64_t begin = clock_ns(CLOCK_MONOTONIC), own_cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
-  uint64_t relay_cpu = process_cpu_ns(options.pid);
+  uint64_t relay_cpu = relay_cpu_ns();
   rest(options.duration_seconds);
   double seconds = (double)(clock_ns(CLOCK_MONOTONIC) - begin) / 1e9;
-  relay_cpu = process_cpu_ns(options.pid) - relay_cpu;
+  relay_cpu = relay_cpu_ns() - relay_cpu;
   own_cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - own_cpu;
   struct notices after = notices;
 

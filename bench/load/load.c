@@ -15,6 +15,7 @@
 
 #include "histogram.h"
 #include "pairs.h"
+#include "upgrade.h"
 
 enum {
   BATCH_BYTES = 512 * 1024,
@@ -55,7 +56,7 @@ static struct snapshot snapshot(void) {
                            .messages = messages,
                            .blaster_messages = blaster_messages,
                            .own_cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID),
-                           .relay_cpu = process_cpu_ns(options.pid)};
+                           .relay_cpu = relay_cpu_ns()};
 }
 
 static uint64_t *time_slot(struct half *user, uint64_t sequence) {
@@ -148,13 +149,14 @@ static uint64_t seconds_ns(double seconds) { return (uint64_t)(seconds * 1e9); }
 
 static void usage(void) {
   fputs("usage: load --port PORT --user-path TARGET --device-path TARGET [--mode pipeline|pingpong] [--pairs N]\n"
-        "            [--in-flight N] [--message-bytes N (16 or more)] [--warmup SECONDS] [--duration SECONDS] [--pid PID]\n"
+        "            [--in-flight N] [--message-bytes N (16 or more)] [--warmup SECONDS] [--duration SECONDS] [--pid PID[,PID]]\n"
         "            [--max-bytes N] [--blasters N] [--blaster-bytes N] [--blaster-in-flight N]\n"
-        "            [--blaster-turn-bytes N] [--tls]\n"
+        "            [--blaster-turn-bytes N] [--device-port PORT] [--tls]\n"
         "{pair} in a target stands for the number of the pair; --pid is the relay whose CPU time is read; --max-bytes ends\n"
         "the interval early where that much payload has arrived since the start, the warm-up after a quarter of it.\n"
         "--blasters: besides the ping-pong pairs so many that pipeline at full speed; their numbers follow;\n"
-        "--blaster-turn-bytes: the most that the generator reads and sends of one of them before it turns to the others.\n", stderr);
+        "--blaster-turn-bytes: the most that the generator reads and sends of one of them before it turns to the others;\n"
+        "--device-port: where device halves connect to, if elsewhere; --pid P,Q: the CPU time of both.\n", stderr);
   exit(2);
 }
 
@@ -164,11 +166,12 @@ static void parse(int argc, char **argv) {
       {"pairs", 1, 0, 'n'},     {"in-flight", 1, 0, 'w'},     {"message-bytes", 1, 0, 'b'}, {"warmup", 1, 0, 'a'},
       {"duration", 1, 0, 't'},  {"pid", 1, 0, 'r'},         {"max-bytes", 1, 0, 'x'},
       {"blasters", 1, 0, 'B'},  {"blaster-bytes", 1, 0, 'S'}, {"blaster-in-flight", 1, 0, 'W'},
-      {"blaster-turn-bytes", 1, 0, 'T'}, {"tls", 0, 0, 's'}, {0, 0, 0, 0}};
+      {"blaster-turn-bytes", 1, 0, 'T'}, {"tls", 0, 0, 's'}, {"device-port", 1, 0, 'D'}, {0, 0, 0, 0}};
   for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
     if (option == 'p') options.port = atoi(optarg);
     else if (option == 'u') options.user_path = optarg;
     else if (option == 'd') options.device_path = optarg;
+    else if (option == 'D' && use_device_port(optarg)) continue;
     else if (option == 'm' && strcmp(optarg, "pingpong") == 0) options.pingpong = true;
     else if (option == 'm' && strcmp(optarg, "pipeline") == 0) options.pingpong = false;
     else if (option == 'n') options.pairs = atoi(optarg);
@@ -176,7 +179,7 @@ static void parse(int argc, char **argv) {
     else if (option == 'b') options.payload_bytes = strtoul(optarg, NULL, 10);
     else if (option == 'a') options.warmup_seconds = atof(optarg);
     else if (option == 't') options.duration_seconds = atof(optarg);
-    else if (option == 'r') options.pid = atoi(optarg);
+    else if (option == 'r' && (options.pid = relay_pids(optarg)) > 0) continue;
     else if (option == 's') use_tls();
     else if (option == 'x') options.max_bytes = strtoull(optarg, NULL, 10);
     else if (option == 'B') options.blasters = atoi(optarg);

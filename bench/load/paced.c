@@ -14,6 +14,7 @@
 
 #include "histogram.h"
 #include "pairs.h"
+#include "upgrade.h"
 
 // Most messages released between two looks at what has come: a generator that has fallen behind must go on reading.
 enum { MAX_BURST = 64, FRAMES_AT_ONCE = 16 };
@@ -90,9 +91,9 @@ static bool all_sent(void) {
 static void usage(void) {
   fputs("usage: paced --port PORT --user-path TARGET --device-path TARGET [--pairs N] [--rate MESSAGES (a second, in all)]\n"
         "             [--direction user|device|both] [--message-bytes N (16 or more)] [--warmup SECONDS]\n"
-        "             [--duration SECONDS] [--pid PID] [--tls]\n"
+        "             [--duration SECONDS] [--pid PID[,PID]] [--device-port PORT] [--tls]\n"
         "{pair} in a target stands for the number of the pair; --direction: who sends; --pid is the relay whose CPU time is\n"
-        "read.\n", stderr);
+        "read, P,Q: of both; --device-port: where device halves connect to, if elsewhere.\n", stderr);
   exit(2);
 }
 
@@ -101,11 +102,12 @@ static void parse(int argc, char **argv) {
       {"port", 1, 0, 'p'},     {"user-path", 1, 0, 'u'}, {"device-path", 1, 0, 'd'},   {"pairs", 1, 0, 'n'},
       {"rate", 1, 0, 'r'},     {"direction", 1, 0, 'f'}, {"message-bytes", 1, 0, 'b'}, {"warmup", 1, 0, 'a'},
       {"duration", 1, 0, 't'}, {"pid", 1, 0, 'i'},       {"tls", 0, 0, 'l'},
-      {0, 0, 0, 0}};
+      {"device-port", 1, 0, 'D'}, {0, 0, 0, 0}};
   for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
     if (option == 'p') options.port = atoi(optarg);
     else if (option == 'u') options.user_path = optarg;
     else if (option == 'd') options.device_path = optarg;
+    else if (option == 'D' && use_device_port(optarg)) continue;
     else if (option == 'n') options.pairs = atoi(optarg);
     else if (option == 'r') options.rate = atof(optarg);
     else if (option == 'f') {
@@ -116,7 +118,7 @@ static void parse(int argc, char **argv) {
     else if (option == 'b') options.payload_bytes = strtoul(optarg, NULL, 10);
     else if (option == 'a') options.warmup_seconds = atof(optarg);
     else if (option == 't') options.duration_seconds = atof(optarg);
-    else if (option == 'i') options.pid = atoi(optarg);
+    else if (option == 'i' && (options.pid = relay_pids(optarg)) > 0) continue;
     else if (option == 'l') use_tls();
     else usage();
   }
@@ -139,10 +141,10 @@ int main(int argc, char **argv) {
 
   send_until(0, begin);
   uint64_t began = clock_ns(CLOCK_MONOTONIC), before = arrived;
-  uint64_t relay_cpu = process_cpu_ns(options.pid), own_cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+  uint64_t relay_cpu = relay_cpu_ns(), own_cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
   send_until(begin, end);
   uint64_t ended = clock_ns(CLOCK_MONOTONIC), in_time = arrived - before;
-  relay_cpu = process_cpu_ns(options.pid) - relay_cpu;
+  relay_cpu = relay_cpu_ns() - relay_cpu;
   own_cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - own_cpu;
 
   while (!all_sent() && clock_ns(CLOCK_MONOTONIC) < ended + CATCH_UP_NS) turn(1);

@@ -2,6 +2,7 @@
 #include "pairs.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,13 +11,14 @@
 
 #include "upgrade.h"
 
-enum { MAX_EVENTS = 512, READ_BYTES = 256 * 1024, OTHER_FILES = 32 };
+enum { MAX_EVENTS = 512, READ_BYTES = 256 * 1024, OTHER_FILES = 32, MAX_PROCESSES = 16 };
 static const uint64_t PATIENCE_NS = 10000000000ULL, SILENCE_NS = 2000000000ULL;
 
 struct half *halves;
 int half_count;
 int poller;
 static int under_way;  // upgrades
+static int processes[MAX_PROCESSES], process_count;  // that are the relay
 
 void die(const char *what) {
   fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
@@ -29,11 +31,28 @@ uint64_t clock_ns(clockid_t clock) {
   return (uint64_t)time.tv_sec * 1000000000ULL + (uint64_t)time.tv_nsec;
 }
 
-uint64_t process_cpu_ns(int pid) {
-  clockid_t clock;
-  if (pid == 0) return 0;
-  if (clock_getcpuclockid(pid, &clock) != 0) die("--pid");
-  return clock_ns(clock);
+int relay_pids(const char *list) {
+  for (process_count = 0; process_count < MAX_PROCESSES; list++) {
+    char *end;
+    long pid = strtol(list, &end, 10);
+    if (end == list || pid < 1 || pid > INT_MAX / 8 || (*end != ',' && *end != 0)) return 0;
+    clockid_t clock;
+    if (clock_getcpuclockid((pid_t)pid, &clock) != 0) die("--pid");
+    processes[process_count++] = (int)pid;
+    list = end;
+    if (*end == 0) return processes[0];
+  }
+  return 0;
+}
+
+uint64_t relay_cpu_ns(void) {
+  uint64_t sum = 0;
+  for (int i = 0; i < process_count; i++) {
+    clockid_t clock;
+    if (clock_getcpuclockid(processes[i], &clock) != 0) die("--pid");
+    sum += clock_ns(clock);
+  }
+  return sum;
 }
 
 void raise_open_files(uint64_t sockets) {

@@ -16,8 +16,14 @@ _Noreturn void die(const char *what);
 
 uint64_t clock_ns(clockid_t clock);
 
-/** User and system time of all threads of a process, those that have ended too, in nanoseconds; 0 for pid 0. */
-uint64_t process_cpu_ns(int pid);
+/**
+ * Takes the processes that are the relay, as --pid names them: P or P,Q. Returns the first; 0 where it is no such list.
+ * Ends the program where there is no such process.
+ */
+int relay_pids(const char *list);
+
+/** User and system time of all threads of these processes, those that have ended too, in nanoseconds; 0 without any. */
+uint64_t relay_cpu_ns(void);
 
 /** Raises the limit of open files as far as `sockets` need. Ends the program where that is not allowed. */
 void raise_open_files(uint64_t sockets);

@@ -176,7 +176,7 @@ static struct snapshot snapshot(void) {
   return (struct snapshot){.at = clock_ns(CLOCK_MONOTONIC),
                            .halves = finished_halves,
                            .own_cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID),
-                           .relay_cpu = process_cpu_ns(options.pid)};
+                           .relay_cpu = relay_cpu_ns()};
 }
 
 /** Prints the result; returns the number of faults. */
@@ -199,11 +199,12 @@ static uint64_t report(const struct snapshot *begin, const struct snapshot *end)
 
 static void usage(void) {
   fputs("usage: setup --port PORT --user-path TARGET --device-path TARGET [--concurrency PAIRS] [--warmup SECONDS]\n"
-        "             [--duration SECONDS] [--timeout SECONDS (for one pair's life)] [--sources N] [--first N] [--pid PID]\n"
-        "             [--tls] [--allow-abrupt-ends]\n"
+        "             [--duration SECONDS] [--timeout SECONDS (for one pair's life)] [--sources N] [--first N] [--pid PID[,PID]]\n"
+        "             [--device-port PORT] [--tls] [--allow-abrupt-ends]\n"
         "{pair} in a target stands for the number of the pair, which counts up from --first (random) for ever; --sources:\n"
         "over how many loopback addresses the connections spread; --pid is the relay whose CPU time is read;\n"
-        "--allow-abrupt-ends: a half whose connection just ends after the user half's goodbye is no fault.\n", stderr);
+        "--allow-abrupt-ends: a half whose connection just ends after the user half's goodbye is no fault;\n"
+        "--device-port: where device halves connect to, if elsewhere; --pid P,Q: the CPU time of both.\n", stderr);
   exit(2);
 }
 
@@ -212,19 +213,20 @@ static void parse(int argc, char **argv) {
       {"port", 1, 0, 'p'},    {"user-path", 1, 0, 'u'}, {"device-path", 1, 0, 'd'}, {"concurrency", 1, 0, 'c'},
       {"warmup", 1, 0, 'a'},  {"duration", 1, 0, 't'},  {"timeout", 1, 0, 'o'},     {"sources", 1, 0, 's'},
       {"first", 1, 0, 'f'},   {"pid", 1, 0, 'r'},       {"tls", 0, 0, 'l'},         {"allow-abrupt-ends", 0, 0, 'e'},
-      {0, 0, 0, 0}};
+      {"device-port", 1, 0, 'D'}, {0, 0, 0, 0}};
   if (getrandom(&options.first, 6, 0) != 6) die("getrandom");  // 48 bits, so that it never wraps
   for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
     if (option == 'p') options.port = atoi(optarg);
     else if (option == 'u') options.user_path = optarg;
     else if (option == 'd') options.device_path = optarg;
+    else if (option == 'D' && use_device_port(optarg)) continue;
     else if (option == 'c') options.concurrency = atoi(optarg);
     else if (option == 'a') options.warmup_seconds = atof(optarg);
     else if (option == 't') options.duration_seconds = atof(optarg);
     else if (option == 'o') options.timeout_seconds = atof(optarg);
     else if (option == 's') options.sources = atoi(optarg);
     else if (option == 'f') options.first = strtoull(optarg, NULL, 10);
-    else if (option == 'r') options.pid = atoi(optarg);
+    else if (option == 'r' && (options.pid = relay_pids(optarg)) > 0) continue;
     else if (option == 'l') use_tls();
     else if (option == 'e') options.abrupt_ends = true;
     else usage();

@@ -46,7 +46,7 @@ static struct snapshot snapshot(void) {
                            .messages = messages,
                            .slow_messages = slow_messages,
                            .own_cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID),
-                           .relay_cpu = process_cpu_ns(options.pid)};
+                           .relay_cpu = relay_cpu_ns()};
 }
 
 void message_arrived(struct half *half, uint64_t sequence) {
@@ -164,7 +164,7 @@ static void parse(int argc, char **argv) {
     else if (option == 'x') options.max_bytes = strtoull(optarg, NULL, 10);
     else if (option == 'a') options.warmup_seconds = atof(optarg);
     else if (option == 't') options.duration_seconds = atof(optarg);
-    else if (option == 'i') options.pid = atoi(optarg);
+    else if (option == 'i' && strchr(optarg, ',') == NULL && (options.pid = relay_pids(optarg)) > 0) continue;
     else if (option == 'l') use_tls();
     else usage();
   }

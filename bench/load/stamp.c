@@ -116,7 +116,8 @@ static void usage(void) {
   fputs("usage: stamp --port PORT --user-path TARGET --device-path TARGET [--pairs N] [--probes N (at most the pairs)]\n"
         "             [--rate MESSAGES (a second and pair)] [--count MESSAGES (per pair)]\n"
         "             [--message-bytes N (24 or more)] [--pid PID] [--tls]\n"
-        "{pair} in a target stands for the number of the pair; --pid is the relay whose CPU time is read.\n", stderr);
+        "{pair} in a target stands for the number of the pair; --pid is the relay whose CPU time is read, of several\n"
+        "processes (P,Q) their sum.\n", stderr);
   exit(2);
 }
 
@@ -135,7 +136,7 @@ static void parse(int argc, char **argv) {
     else if (option == 'b') options.payload_bytes = strtoul(optarg, NULL, 10);
     else if (option == 'c') options.count = atoi(optarg);
     else if (option == 't') use_tls();
-    else if (option == 'i') options.pid = atoi(optarg);
+    else if (option == 'i' && (options.pid = relay_pids(optarg)) > 0) continue;
     else usage();
   }
   bool paths = options.user_path != NULL && options.device_path != NULL;
@@ -159,11 +160,11 @@ int main(int argc, char **argv) {
   prepare_frames(options.payload_bytes, 1);
   int64_t offset = wall_offset();
   connect_pairs(options.pairs, options.port, options.user_path, options.device_path);
-  uint64_t begin = clock_ns(CLOCK_MONOTONIC), relay_cpu = process_cpu_ns(options.pid);
+  uint64_t begin = clock_ns(CLOCK_MONOTONIC), relay_cpu = relay_cpu_ns();
   uint64_t own_cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
   send_all();
   double seconds = (double)(clock_ns(CLOCK_MONOTONIC) - begin) / 1e9;
-  relay_cpu = process_cpu_ns(options.pid) - relay_cpu;
+  relay_cpu = relay_cpu_ns() - relay_cpu;
   own_cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - own_cpu;
   uint64_t lost = settle();
   int64_t stepped = wall_offset() - offset;

@@ -27,11 +27,17 @@ struct upgrade {
 char upgrade_failure[256];
 static struct sockaddr_in relay;
 static uint32_t sources, begun;
+static int device_port;  // 0: the same for both sides
 
 void prepare_upgrades(int port, int source_count) {
   relay = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
   relay.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   sources = (uint32_t)source_count;
+}
+
+bool use_device_port(const char *text) {
+  device_port = atoi(text);
+  return device_port > 0 && device_port <= 65535;
 }
 
 static _Noreturn void die(const char *what) {
@@ -40,7 +46,7 @@ static _Noreturn void die(const char *what) {
 }
 
 /** Writes the request for `path` with the pair filled in; returns its length, REQUEST_BYTES or more where it has no room. */
-static size_t write_request(char *out, const char *path, uint64_t pair) {
+static size_t write_request(char *out, int port, const char *path, uint64_t pair) {
   size_t length = (size_t)snprintf(out, REQUEST_BYTES, "GET ");
   while (*path != 0 && length < REQUEST_BYTES) {
     size_t literal = strcspn(path, "{");
@@ -57,12 +63,14 @@ static size_t write_request(char *out, const char *path, uint64_t pair) {
   return length + (size_t)snprintf(out + length, REQUEST_BYTES - length,
                                    " HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                                    "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n",
-                                   ntohs(relay.sin_port), key);
+                                   port, key);
 }
 
 void half_begin(struct half *half, const char *path, uint64_t pair) {
   static char request[REQUEST_BYTES];
-  size_t length = write_request(request, path, pair);
+  struct sockaddr_in to = relay;
+  if (device_port != 0 && !half->user) to.sin_port = htons((uint16_t)device_port);
+  size_t length = write_request(request, ntohs(to.sin_port), path, pair);
   if (length >= REQUEST_BYTES) errno = E2BIG, die("path");
   struct upgrade *upgrade = malloc(sizeof *upgrade + length);
   if (upgrade == NULL) die("upgrade");
@@ -84,7 +92,7 @@ void half_begin(struct half *half, const char *path, uint64_t pair) {
     if (setsockopt(half->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){1}, sizeof(int)) != 0 ||
         bind(half->fd, (struct sockaddr *)&from, sizeof from) != 0) die("bind to a loopback address");
   }
-  int connected = connect(half->fd, (struct sockaddr *)&relay, sizeof relay);
+  int connected = connect(half->fd, (struct sockaddr *)&to, sizeof to);
   upgrade->unconnected = connected == 0 || errno == EINPROGRESS ? 0 : errno;
   if (upgrade->unconnected == EADDRNOTAVAIL || upgrade->unconnected == EADDRINUSE) die("connect: no free port");
   if (tls_in_use()) half->tls = tls_open(half->fd);

@@ -13,6 +13,9 @@ extern char upgrade_failure[256];
 /** Sets what all upgrades have in common; `sources`: over how many addresses of 127/8 they spread (1: the usual one). */
 void prepare_upgrades(int port, int sources);
 
+/** Device halves connect to this port, and only user halves to the other: the relay is two servers. False: no port. */
+bool use_device_port(const char *text);
+
 /**
  * Begins to connect; `{pair}` in `path` (request target) becomes `pair`. The socket is ready to be watched, edge
  * triggered, in both directions: half_upgrade is due once now and then after each event, until the upgrade is done.

@@ -6,6 +6,7 @@ import {
   coupletRecordedPeer,
   coupletTlsPeer,
 } from './couplet.ts';
+import { coupletClusterPeer, coupletLinkPeer, coupletLinkPortablePeer } from './couplet-link.ts';
 import { floorPeer } from './floor.ts';
 import { incumbentPeer, incumbentRecordedPeer } from './incumbent.ts';
 import type { Peer } from './peer.ts';
@@ -30,5 +31,8 @@ export function allPeers(tools: Tools): Peer[] {
     coupletDirectoryPeer,
     overTls(coupletTlsPeer, tools),
     coupletRecordedPeer,
+    coupletClusterPeer,
+    coupletLinkPeer,
+    coupletLinkPortablePeer,
   ];
 }

@@ -27,8 +27,8 @@ export interface RunningCouplet extends RunningPeer {
 export async function startCouplet(
   cpu: number | undefined,
   settings: Readonly<Record<string, string>> = {},
+  key = LoginKey.generate(),
 ): Promise<RunningCouplet> {
-  const key = LoginKey.generate();
   const data = mkdtempSync(join(tmpdir(), 'couplet-bench-'));
   const remove = (): void => {
     process.off('exit', remove);
@@ -65,16 +65,21 @@ export async function startCouplet(
   }
 }
 
-const missing = (): string | undefined =>
+/** Why none can be started, in words. */
+export const coupletUnavailable = (): string | undefined =>
   existsSync(program) ? undefined : 'dist/main.js is missing: run `npm run build` first';
 
 /** Couplet as it is shipped: the built server with everything on that is on by default. */
-export const coupletPeer: Peer = { name: 'couplet', unavailable: missing, start: (cpu) => startCouplet(cpu) };
+export const coupletPeer: Peer = {
+  name: 'couplet',
+  unavailable: coupletUnavailable,
+  start: (cpu) => startCouplet(cpu),
+};
 
 /** The same behind its own TLS: what a relay costs that no proxy stands before. */
 export const coupletTlsPeer: Peer = {
   name: 'couplet-tls',
-  unavailable: () => missing() ?? certificateUnavailable(),
+  unavailable: () => coupletUnavailable() ?? certificateUnavailable(),
   start: async (cpu) => {
     const { certFile, keyFile } = benchCertificate();
     const settings = { COUPLET_TLS_CERT_FILE: certFile, COUPLET_TLS_KEY_FILE: keyFile };
@@ -85,21 +90,21 @@ export const coupletTlsPeer: Peer = {
 /** The same on the path it takes where the addon does not load: messages pass through JavaScript. */
 export const coupletPortablePeer: Peer = {
   name: 'couplet-portable',
-  unavailable: missing,
+  unavailable: coupletUnavailable,
   start: (cpu) => startCouplet(cpu, { COUPLET_RELAY_FORWARDER: 'portable' }),
 };
 
 /** The same with the directory that is the default: it is asked about each half, and events go to it too. */
 export const coupletDirectoryPeer: Peer = {
   name: 'couplet-directory',
-  unavailable: missing,
+  unavailable: coupletUnavailable,
   start: (cpu) => startCouplet(cpu, { COUPLET_DIRECTORY: 'sqlite' }),
 };
 
 /** The same, recording all sessions, with all that belongs to a recording by default: times to the microsecond, checksums, syncs. */
 export const coupletRecordedPeer: Peer = {
   name: 'couplet-recorded',
-  unavailable: () => missing() ?? recordingsUnavailable(),
+  unavailable: () => coupletUnavailable() ?? recordingsUnavailable(),
   start: async (cpu) => {
     const recordings = new RecordingFolder();
     try {

@@ -18,7 +18,11 @@ export interface Peer {
 export interface RunningPeer {
   /** The process whose CPU time is the relay's. */
   readonly pid: number;
+  /** Others whose CPU time is the relay's too. */
+  readonly otherPids?: readonly number[];
   readonly port: number;
+  /** Where device halves connect to, if elsewhere. */
+  readonly devicePort?: number;
   /** Request targets of the two sides; `{pair}` stands for the pair's number. */
   readonly userPath: string;
   readonly devicePath: string;

@@ -147,6 +147,16 @@ test('a TLS scenario of the same size is not taken for the plain one, whatever i
   assert.equal(drawCharts(more).get('cpu-per-message.svg'), charts.get('cpu-per-message.svg'));
 });
 
+test('scenarios across a link are not drawn', () => {
+  const result = fullResult();
+  const links = result.scenarios
+    .filter(({ kind }) => kind === 'forwarding' || kind === 'setup' || kind === 'latency')
+    .map((scenario) => ({ ...scenario, name: `${scenario.name.replace(/-.*/, '')}-link`, title: 'across a link' }));
+  assert.deepEqual(new Set(links.map(({ kind }) => kind)), new Set(['forwarding', 'setup', 'latency']));
+  const drawn = drawCharts({ ...result, scenarios: [...links, ...result.scenarios] });
+  for (const [name, svg] of charts) assert.equal(drawn.get(name), svg, name);
+});
+
 test('the same result gives the same bytes, again in this process and in another', () => {
   const folder = mkdtempSync(join(tmpdir(), 'couplet-charts-'));
   try {
