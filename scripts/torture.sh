@@ -9,4 +9,6 @@ npm exec -- node-gyp --loglevel=error build
 COUPLET_FUZZ_SECONDS=600 COUPLET_FUZZ_RUNS=100000000 scripts/native-tests.sh
 COUPLET_TEST_ROUNDS=600 COUPLET_TEST_CONNECTIONS=10000 COUPLET_TEST_FILE_LIMIT_MS=3600000 exec node scripts/run-tests.mjs \
   test/e2e/differential.test.ts test/e2e/flow-control.test.ts test/fuzz/*.test.ts test/relay/*.test.ts \
-  test/e2e/recording.test.ts test/e2e/recording-crash.test.ts test/e2e/forward-wear.test.ts "$@"
+  test/e2e/recording.test.ts test/e2e/recording-crash.test.ts test/e2e/forward-wear.test.ts \
+  test/e2e/across-servers.test.ts test/e2e/across-comings.test.ts test/e2e/cluster-proof.test.ts test/e2e/cluster-under-faults.test.ts \
+  test/cluster/rendezvous-model.test.ts "$@"

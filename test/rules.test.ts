@@ -4,10 +4,14 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
-/** The rules of the relay, R1 to R42, of devices and routing, T1 to T15, and of the recording format, M1 to M11. */
+/**
+ * The rules of the relay, R1 to R42, of devices and routing, T1 to T15, of several servers, K1 to K9, and of the recording
+ * format, M1 to M11.
+ */
 const rules = [
   ...Array.from({ length: 42 }, (_, index) => `R${index + 1}`),
   ...Array.from({ length: 15 }, (_, index) => `T${index + 1}`),
+  ...Array.from({ length: 9 }, (_, index) => `K${index + 1}`),
   ...Array.from({ length: 11 }, (_, index) => `M${index + 1}`),
 ];
 
@@ -21,7 +25,7 @@ function testNames(text: string): string[] {
 }
 
 function rulesIn(names: readonly string[]): Set<string> {
-  return new Set(names.flatMap((name) => Array.from(name.matchAll(/\[([RMT][0-9]+)\]/g), (match) => match[1]!)));
+  return new Set(names.flatMap((name) => Array.from(name.matchAll(/\[([RMTK][0-9]+)\]/g), (match) => match[1]!)));
 }
 
 /** What is wrong between the rules, the exceptions and the rules that tests name; a line each. */

@@ -71,7 +71,7 @@ async function round(t: Parameters<typeof connect>[0], relay: TestRelay, roundSe
   const id = `diff-${roundSeed}`;
   const senderSide = next() < 0.5 ? 'user' : 'device';
   const readerSide = senderSide === 'user' ? 'device' : 'user';
-  const sender = await rawHalf(t, relay.port, relay.path(senderSide, id), relay.tls);
+  const sender = await rawHalf(t, relay.portOf(senderSide), relay.path(senderSide, id), relay.tls);
   const messages = Array.from({ length: 1 + Math.floor(next() * 40) }, () => anyMessage(next));
   const early = Math.floor(next() * 3);
   for (const message of messages.slice(0, early)) {

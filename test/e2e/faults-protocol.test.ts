@@ -110,7 +110,7 @@ for (const forwarder of ['native', 'portable'] as const) {
       ];
       for (const [what, bytes] of cases) {
         const user = await rawHalf(t, relay.port, relay.path('user', what));
-        const device = await rawHalf(t, relay.port, relay.path('device', what));
+        const device = await rawHalf(t, relay.portOf('device'), relay.path('device', what));
         await device.next(({ opcode }) => opcode === 1);
         user.socket.write(bytes);
         // uWebSockets.js ends the connection of such a sender itself, without a close frame.
@@ -130,7 +130,7 @@ for (const forwarder of ['native', 'portable'] as const) {
       const other = await connectPair(t, relay, 'other');
       for (const size of [0, 1]) {
         const user = await rawHalf(t, relay.port, relay.path('user', `flood${size}`));
-        const device = await rawHalf(t, relay.port, relay.path('device', `flood${size}`));
+        const device = await rawHalf(t, relay.portOf('device'), relay.path('device', `flood${size}`));
         await device.next(({ opcode }) => opcode === 1);
         const fragment = clientFrame(0, 'x'.repeat(size), { fin: false });
         const burst = Buffer.concat(Array.from({ length: 20_000 }, () => fragment));
@@ -315,7 +315,7 @@ test('[R29] each protocol has its word and its numbers; closedby tells who ended
     const id = `p${p}`;
     const { user, device } = await connectPair(t, relay, id, n % 2 === 0 ? { user: { p } } : { device: { p } });
     const by = (['user', 'device', 'relay'] as const)[n++ % 3]!;
-    if (by === 'relay') relay.server.revoke('', id);
+    if (by === 'relay') relay.revoke('', id);
     else (by === 'user' ? user : device).ws.close();
     await Promise.all([user.closed, device.closed]);
     const of = () => relay.events().filter(({ msgArgs }) => Array.isArray(msgArgs) && msgArgs[0] === id);

@@ -32,7 +32,7 @@ async function startTarget(t: TestContext): Promise<{ port: number; accept(): Pr
 }
 
 function statistics({ site }: Line): PairStatistics {
-  return site.relay.server.sessions()[0]!.pair.statistics();
+  return site.relay.sessions()[0]!.pair.statistics();
 }
 
 async function outcome({ site }: Line): Promise<unknown> {
@@ -43,11 +43,7 @@ async function outcome({ site }: Line): Promise<unknown> {
 
 async function noneLeft({ site, agent }: Line): Promise<void> {
   const waiting = () => site.relay.metric('couplet_halves{state="waiting"}');
-  await until(
-    async () => site.relay.server.sessions().length === 0 && (await waiting()) === 0,
-    'no half is left',
-    3000,
-  );
+  await until(async () => site.relay.sessions().length === 0 && (await waiting()) === 0, 'no half is left', 3000);
   await until(() => agent.tunnels() === 0, 'no tunnel is left', 3000);
 }
 
@@ -175,7 +171,7 @@ test(
     client.resume();
     const slow = await target.accept();
     slow.pause();
-    await until(() => line.site.relay.server.sessions().length === 1, 'the session stands');
+    await until(() => line.site.relay.sessions().length === 1, 'the session stands');
     await until(() => statistics(line).throttledUserToDeviceMs > 300, 'the client is held back');
     const { throttledDeviceToUserMs, throttledBy, bufferedBytes } = statistics(line);
     assert.equal(throttledDeviceToUserMs, 0);
@@ -201,7 +197,7 @@ test(
     const served = await target.accept();
     served.resume();
     const poured = pour(served, pourBytes);
-    await until(() => line.site.relay.server.sessions().length === 1, 'the session stands');
+    await until(() => line.site.relay.sessions().length === 1, 'the session stands');
     await until(() => statistics(line).throttledDeviceToUserMs > 300, 'the target is held back');
     const { throttledUserToDeviceMs, throttledBy, bufferedBytes } = statistics(line);
     assert.equal(throttledUserToDeviceMs, 0);

@@ -94,7 +94,7 @@ for (const forwarder of ['native', 'portable'] as const) {
         const relay = await startRelay(t, options);
         const { user, device } = await connectPair(t, relay, 'tail');
         device.ws.pause();
-        const count = 64;
+        const count = 64 * relay.depth;
         for (let i = 0; i < count; i++) user.send(Buffer.alloc(262_144, i));
         user.ws.close(1000, 'done');
         await until(async () => (await relay.metric('couplet_flow_pauses_total')) > 0, 'the sender is held back');
@@ -163,7 +163,7 @@ for (const forwarder of ['native', 'portable'] as const) {
       test('[R24] hd=1: TCP ends at once after tail and close frame', async (t) => {
         const relay = await startRelay(t, options);
         const user = await connect(t, relay.url('user', 'hard', { hd: 1 }));
-        const device = await rawHalf(t, relay.port, relay.path('device', 'hard'), tls);
+        const device = await rawHalf(t, relay.portOf('device'), relay.path('device', 'hard'), tls);
         assert.equal(await user.nextText(), 'c');
         user.send('tail');
         user.ws.close(1000);
@@ -176,7 +176,7 @@ for (const forwarder of ['native', 'portable'] as const) {
       test('[R42] a peer that does not echo a close frame is closed within 2 s', async (t) => {
         const relay = await startRelay(t, options);
         const user = await connect(t, relay.url('user', 'mute'));
-        const device = await rawHalf(t, relay.port, relay.path('device', 'mute'), tls);
+        const device = await rawHalf(t, relay.portOf('device'), relay.path('device', 'mute'), tls);
         device.socket.allowHalfOpen = true;
         assert.equal(await user.nextText(), 'c');
         user.ws.close(1000);
@@ -220,7 +220,7 @@ for (const forwarder of ['native', 'portable'] as const) {
         const { user, device } = await connectPair(t, relay, 'paced');
         for (let i = 0; i < 24; i++) user.send(Buffer.alloc(65_536, i));
         for (let i = 0; i < 24; i++) assert.equal((await device.next()).data[100], i);
-        const { throttledUserToDeviceMs, throttledDeviceToUserMs, throttledBy } = relay.server
+        const { throttledUserToDeviceMs, throttledDeviceToUserMs, throttledBy } = relay
           .sessions()[0]!
           .pair.statistics();
         assert.ok(throttledUserToDeviceMs > 100 && throttledDeviceToUserMs === 0);

@@ -378,7 +378,7 @@ describe('createRelay', () => {
 
   test('[R27] fault 11: sessions() lists what runs, revoke() ends it with 4410', async (t) => {
     const relay = await startRelay(t);
-    assert.deepEqual(relay.server.sessions(), []);
+    assert.deepEqual(relay.sessions(), []);
     const kept = await connectPair(t, relay, 'kept');
     const { user, device } = await connectPair(t, relay, 'ended', { user: { p: 2, nodeid: 'node//n' } });
     const listed = relay.server
@@ -388,14 +388,14 @@ describe('createRelay', () => {
       ['kept', '', 'user//alice', 0, ''],
       ['ended', '', 'user//alice', 2, 'node//n'],
     ]);
-    assert.equal(relay.server.revoke('corp', 'ended'), false);
-    assert.equal(relay.server.revoke('', 'absent'), false);
+    assert.equal(relay.revoke('corp', 'ended'), false);
+    assert.equal(relay.revoke('', 'absent'), false);
     const from = performance.now();
-    assert.equal(relay.server.revoke('', 'ended'), true);
+    assert.equal(relay.revoke('', 'ended'), true);
     assert.deepEqual([(await user.closed).code, (await device.closed).code], [4410, 4410]);
     assert.ok(performance.now() - from < 1000);
-    await until(() => relay.server.sessions().length === 1, 'it is off the list');
-    assert.equal(relay.server.revoke('', 'ended'), false);
+    await until(() => relay.sessions().length === 1, 'it is off the list');
+    assert.equal(relay.revoke('', 'ended'), false);
     assert.equal(relay.events().find(({ code }) => code === 'CPL-1002I')?.outcome, 'revoked');
     kept.user.send('kept');
     assert.equal(await kept.device.nextText(), 'kept');

@@ -85,7 +85,7 @@ for (const forwarder of ['native', 'portable'] as const) {
         const random = new Random(seed);
         for (let round = 0; round < rounds; round++) {
           const id = `round-${round}`;
-          const device = await rawHalf(t, relay.port, relay.path('device', id), tls);
+          const device = await rawHalf(t, relay.portOf('device'), relay.path('device', id), tls);
           const early = Array.from({ length: random.below(3) }, () => Buffer.alloc(1 + random.below(5000), 97));
           for (const message of early) device.socket.write(clientFrame(1, message));
           const user = await connect(t, relay.url('user', id, { p: 2 }));
@@ -146,7 +146,7 @@ for (const forwarder of ['native', 'portable'] as const) {
       test('[R15] [R35] what a half sends before the recording stands is delivered and recorded, its goodbye too', async (t) => {
         const relay = await start(t, { mode: 'strict', index: false });
         const user = await connect(t, relay.url('user', 'quick', { p: 1 }));
-        const device = await rawHalf(t, relay.port, relay.path('device', 'quick'), tls);
+        const device = await rawHalf(t, relay.portOf('device'), relay.path('device', 'quick'), tls);
         device.socket.write(Buffer.concat([clientFrame(2, 'all there is'), clientFrame(8, Buffer.from([0x03, 0xe8]))]));
         assert.equal(await user.nextText(), 'cr');
         assert.equal((await user.next()).data.toString(), 'all there is');
@@ -260,7 +260,7 @@ test('[R33] a domain has its own mode, folder, protocols and index', async (t) =
         side === 'user'
           ? `auth=${encodeURIComponent(relay.sealer.seal({ userid: `user/${domain}/alice`, domainid: domain }))}`
           : `rauth=${encodeURIComponent(relay.sealer.seal({ ruserid: `user/${domain}/alice` }))}`;
-      return `ws://127.0.0.1:${relay.port}${domain === '' ? '' : `/${domain}`}/meshrelay.ashx?id=${id}&p=${p}&${cookie}`;
+      return `ws://127.0.0.1:${relay.portOf(side)}${domain === '' ? '' : `/${domain}`}/meshrelay.ashx?id=${id}&p=${p}&${cookie}`;
     };
     const user = await connect(t, at('user'));
     const device = await connect(t, at('device'));
@@ -288,7 +288,7 @@ test('[R36] a session whose half goes while the recording is opened ends once, a
   const relay = await startRelay(t, { settings: { recording: { mode: 'strict', index: false } } });
   for (let round = 0; round < 20; round++) {
     const user = await connect(t, relay.url('user', `r${round}`, { p: 1 }));
-    const device = await rawHalf(t, relay.port, relay.path('device', `r${round}`));
+    const device = await rawHalf(t, relay.portOf('device'), relay.path('device', `r${round}`));
     device.socket.resetAndDestroy();
     const { code } = await user.closed;
     assert.equal(code, 4502);
@@ -346,14 +346,14 @@ test('[R36] messages in pieces: what one sender leaves unfinished ends no record
   const relay = await startRelay(t, {
     settings: { recording: { mode: 'strict', index: false, maxQueueBytes: 1_048_576 } },
   });
-  const stuck = await rawHalf(t, relay.port, relay.path('device', 'stuck'));
+  const stuck = await rawHalf(t, relay.portOf('device'), relay.path('device', 'stuck'));
   await connect(t, relay.url('user', 'stuck', { p: 1 }));
   await stuck.next(({ opcode }) => opcode === 1);
   const whole = clientFrame(2, Buffer.alloc(3_000_000, 1));
   const count = () => relay.metric('couplet_recording_assembly_bytes');
   stuck.socket.write(whole.subarray(0, 2_000_000));
   await until(async () => (await count()) >= 1_990_000, 'two megabytes of a message in pieces');
-  const device = await rawHalf(t, relay.port, relay.path('device', 'other'));
+  const device = await rawHalf(t, relay.portOf('device'), relay.path('device', 'other'));
   const user = await connect(t, relay.url('user', 'other', { p: 1 }));
   assert.equal(await user.nextText(), 'cr');
   const message = clientFrame(2, Buffer.alloc(3000, 2));

@@ -11,7 +11,7 @@ const shared = { bits: 1, tcpPorts: [22], expiresMs: 0 };
 
 async function device(t: TestContext, site: Site, name = 'box'): Promise<{ agent: RawAgent; nodeid: string }> {
   const made = await site.directory.devices.create({ deviceGroupId: site.group.id, name });
-  return { agent: await enrolRaw(t, site.url, made.join.code), nodeid: made.device.id };
+  return { agent: await enrolRaw(t, site.deviceUrl, made.join.code), nodeid: made.device.id };
 }
 
 /** A running session of a user half that is routed. */
@@ -24,7 +24,7 @@ async function session(
   const user = await connect(t, url);
   const { value } = await agent.command();
   const query = `id=${encodeURIComponent(value.id)}&rauth=${encodeURIComponent(value.rauth)}`;
-  const mate = await connect(t, `${site.url}${value.path}?${query}`);
+  const mate = await connect(t, `${site.deviceUrl}${value.path}?${query}`);
   assert.deepEqual([await user.nextText(), await mate.nextText()], ['c', 'c']);
   return { user, mate };
 }
@@ -99,7 +99,7 @@ test('[T4] sessions that nobody routed end too, where the directory had granted 
   const pair = async (id: string) => {
     const user = await connect(t, relay.url('user', id));
     const rauth = relay.sealer.seal({ ruserid: alice.id, nodeid, id });
-    const mate = await connect(t, `${site.url}/relay?id=${id}&rauth=${encodeURIComponent(rauth)}`);
+    const mate = await connect(t, `${site.deviceUrl}/relay?id=${id}&rauth=${encodeURIComponent(rauth)}`);
     assert.deepEqual([await user.nextText(), await mate.nextText()], ['c', 'c']);
     return { user, mate };
   };

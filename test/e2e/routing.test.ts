@@ -11,7 +11,7 @@ import { addAgent, routedUrl, type Site, startSite } from '../support/site.ts';
 /** A device whose agent only listens. */
 async function listening(t: TestContext, site: Site, name = 'box'): Promise<{ agent: RawAgent; nodeid: string }> {
   const { device, join } = await site.directory.devices.create({ deviceGroupId: site.group.id, name });
-  return { agent: await enrolRaw(t, site.url, join.code), nodeid: device.id };
+  return { agent: await enrolRaw(t, site.deviceUrl, join.code), nodeid: device.id };
 }
 
 function codes(site: Site): string[] {
@@ -20,7 +20,7 @@ function codes(site: Site): string[] {
 
 /** The device half that a tunnel command asks for. */
 function answerUrl(site: Site, value: { path: string; id: string; rauth: string }): string {
-  return `${site.url}${value.path}?id=${value.id}&rauth=${encodeURIComponent(value.rauth)}`;
+  return `${site.deviceUrl}${value.path}?id=${value.id}&rauth=${encodeURIComponent(value.rauth)}`;
 }
 
 test('[T5][T6] a user half with a target has the agent connect back, and is paired', async (t) => {

@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { blockFlag, blockType, type SessionHeader } from '../../src/recording/format.ts';
 import { RecordingReader } from '../../src/recording/reader.ts';
@@ -37,11 +37,13 @@ export function readRecording(path: string): ReadRecording {
   }
 }
 
-/** Paths of the recordings in a server's data folder, oldest name first. */
+/** Paths of the recordings in a server's data folder, oldest name first; those of a second server of the test's after. */
 export function recordingsIn(folder: string): string[] {
-  const recordings = join(folder, 'data', 'recordings');
-  return readdirSync(recordings)
-    .filter((name) => /\.(mcrec|jsonl)$/.test(name))
-    .sort()
-    .map((name) => join(recordings, name));
+  const others = join(folder, 'other', 'recordings');
+  return [join(folder, 'data', 'recordings'), ...(existsSync(others) ? [others] : [])].flatMap((recordings) =>
+    readdirSync(recordings)
+      .filter((name) => /\.(mcrec|jsonl)$/.test(name))
+      .sort()
+      .map((name) => join(recordings, name)),
+  );
 }

@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
@@ -13,7 +13,7 @@ import {
   type RelayServer,
   systemClock,
 } from '../../src/index.ts';
-import { startRedis } from './redis.ts';
+import { type RedisServer, startRedis } from './redis.ts';
 
 /** A temporary folder that goes when the test ends. */
 export function temporaryFolder(t: TestContext): string {
@@ -51,6 +51,8 @@ export interface TestRelayOptions {
 
 /** Set where a whole suite is run with its halves on two servers. */
 const allAcross = process.env.COUPLET_TEST_ACROSS === '1';
+/** Set where the servers' links have TLS. */
+const tlsLinks = process.env.COUPLET_TEST_LINK_TLS === '1';
 
 export type QueryOptions = Readonly<Record<string, string | number>>;
 
@@ -63,10 +65,20 @@ export class TestRelay {
   readonly tls: boolean;
   /** The server of device halves, where that is another one. */
   readonly other: RelayServer | undefined;
+  /** Of the two servers. */
+  readonly redis: RedisServer | undefined;
 
-  constructor(server: RelayServer, loginKey: LoginKey, folder: string, tls: boolean, other?: RelayServer) {
+  constructor(
+    server: RelayServer,
+    loginKey: LoginKey,
+    folder: string,
+    tls: boolean,
+    other?: RelayServer,
+    redis?: RedisServer,
+  ) {
     this.server = server;
     this.other = other;
+    this.redis = redis;
     this.loginKey = loginKey;
     this.sealer = new CookieSealer(loginKey, systemClock, 'base64');
     this.folder = folder;
@@ -102,6 +114,24 @@ export class TestRelay {
     return `${this.tls ? 'wss' : 'ws'}://127.0.0.1:${this.portOf(side)}${this.path(side, id, query, user)}`;
   }
 
+  /**
+   * How many times as much it takes before a sender is held back: on the way over a second server are its buffer and
+   * the kernel's for the link, megabytes each.
+   */
+  get depth(): number {
+    return this.other === undefined ? 1 : 4;
+  }
+
+  /** The sessions that run, at whichever server. */
+  sessions(): ReturnType<RelayServer['sessions']> {
+    return [this.server, this.other].flatMap((server) => server?.sessions() ?? []);
+  }
+
+  /** Ends a session wherever it runs; false where there is none. */
+  revoke(domain: string, id: string): boolean {
+    return [this.server, this.other].map((server) => server?.revoke(domain, id)).includes(true);
+  }
+
   /** All events on record, in order; of two servers those of the first before the other's. */
   events(): EventRecord[] {
     return [...this.#eventsIn('data'), ...(this.other === undefined ? [] : this.#eventsIn('other'))];
@@ -122,7 +152,9 @@ export class TestRelay {
   /** A metric's value by its name and labels as they stand in the text: `couplet_halves{state="waiting"}`; of both servers. */
   async metric(name: string): Promise<number> {
     let sum = 0;
-    for (const server of [this.server, this.other]) {
+    // A recorder counts for the whole process.
+    const isOfProcess = name.startsWith('couplet_recording_');
+    for (const server of [this.server, isOfProcess ? undefined : this.other]) {
       if (server === undefined) continue;
       const response = await fetch(`http://${server.metricsAddress}/metrics`, { headers: { connection: 'close' } });
       const line = (await response.text()).split('\n').find((text) => text.startsWith(`${name} `));
@@ -160,14 +192,20 @@ export async function startRelay(t: TestContext, options: TestRelayOptions = {})
     await Promise.all(servers.flatMap((server) => [server.close(), server.close()]));
     rmSync(folder, { recursive: true, force: true });
   });
+  let redis: RedisServer | undefined;
   if (options.across ?? allAcross) {
-    const redis = (await startRedis(t))!;
-    const cluster = { redis: redis.url, heartbeatMs: 1000, ...(settings.cluster as object | undefined) };
+    redis = (await startRedis(t))!;
+    const link = tlsLinks ? makeCertificate(folder, 'link') : undefined;
+    const linkFiles = link && { linkCertFile: link.certFile, linkKeyFile: link.keyFile };
+    const cluster = { redis: redis.url, heartbeatMs: 1000, ...linkFiles, ...(settings.cluster as object | undefined) };
     servers.push(await make({ cluster }));
     const other = { ...(settings.server as object), dataDir: join(folder, 'other') };
+    // Their directory is one, as that of the workers of one machine is.
+    mkdirSync(other.dataDir, { mode: 0o700 });
+    symlinkSync(join('..', 'data', 'directory.sqlite'), join(other.dataDir, 'directory.sqlite'));
     servers.push(await make({ cluster, server: other }));
   } else servers.push(await make({}));
-  return new TestRelay(servers[0]!, loginKey, folder, tls !== undefined, servers[1]);
+  return new TestRelay(servers[0]!, loginKey, folder, tls !== undefined, servers[1], redis);
 }
 
 /** Resolves when `condition` holds; asks again each turn of the event loop's timers, until `withinMs`. */

@@ -15,6 +15,8 @@ export interface Site {
   readonly alice: User;
   readonly group: DeviceGroup;
   readonly url: string;
+  /** Where devices go. */
+  readonly deviceUrl: string;
 }
 
 export async function startSite(t: TestContext, options: TestRelayOptions = {}): Promise<Site> {
@@ -23,7 +25,10 @@ export async function startSite(t: TestContext, options: TestRelayOptions = {}):
   const alice = await directory.users.create({ name: 'alice', realname: 'Alice A.', password: 'correct horse' });
   const group = await directory.deviceGroups.create({ name: 'lab' });
   await directory.links.grant(alice.id, group.id, adminRights);
-  return { relay, directory, alice, group, url: `${relay.tls ? 'wss' : 'ws'}://127.0.0.1:${relay.port}` };
+  const [url, deviceUrl] = (['user', 'device'] as const).map(
+    (side) => `${relay.tls ? 'wss' : 'ws'}://127.0.0.1:${relay.portOf(side)}`,
+  );
+  return { relay, directory, alice, group, url: url!, deviceUrl: deviceUrl! };
 }
 
 /** A device of a site, and its agent. */
@@ -58,7 +63,7 @@ export async function addAgent(
 /** Runs an agent that has enrolled before, or has a join code, and waits until it is online. */
 export async function runAgent(
   t: TestContext,
-  site: Pick<Site, 'url'>,
+  site: { readonly url: string; readonly deviceUrl?: string },
   options: Partial<AgentOptions> & Pick<AgentOptions, 'state'>,
 ): Promise<Omit<SiteAgent, 'device' | 'nodeid' | 'state'>> {
   const errors: SiteAgent['errors'] = [];
@@ -66,7 +71,7 @@ export async function runAgent(
   let accepted = 0;
   const stop = new AbortController();
   const agent = new Agent({
-    url: site.url,
+    url: site.deviceUrl ?? site.url,
     clock: systemClock,
     backoff: { minMs: 5, maxMs: 20 },
     ...options,
