@@ -278,13 +278,22 @@ export class PortablePair {
       const buffered = end.socket.bufferedBytes();
       end.stalledMs = buffered < end.lastBuffered ? 0 : end.stalledMs + ms;
       end.lastBuffered = buffered;
-      if (end.stalledMs >= this.#options.stallMs) {
+      // Of a link the far server judges, which has the half that does not read.
+      if (end.stalledMs >= this.#options.stallMs && !end.socket.isLink) {
         this.end('slow', closeCodes.slow, 'relay.stallMs: no progress', false, 'stalled');
       }
       return;
     }
     end.stalledMs = 0;
-    if (this.#options.pingMs === 0 || end.paused) return;
+    if (this.#options.pingMs === 0) return;
+    if (end.paused) {
+      // The far server's pings wait unread as long as a half here is slow: these tell it that this server lives.
+      if (!end.socket.isLink) return;
+      end.pingMs += ms;
+      if (end.pingMs < this.#options.pingMs) return;
+      end.pingMs = 0;
+      return end.socket.ping();
+    }
     end.silentMs += ms;
     if (end.pingMs > 0) {
       end.pingMs += ms;

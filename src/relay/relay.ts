@@ -42,6 +42,7 @@ export class Relay {
   readonly #endTimers: EndTimers;
   #settings: RelaySettings;
   #holdTimer: NodeJS.Timeout | undefined;
+  #lastArrivalMs = 0;
   #closed = false;
   #emptied: (() => void)[] = [];
 
@@ -227,6 +228,12 @@ export class Relay {
   #wait(half: Half): void {
     half.state = 'waiting';
     this.limits.waitingByAddress.add(half.admission.address);
+    // One that has waited elsewhere is due before those in front of it, which the common timer does not see.
+    if (half.arrivedMs < this.#lastArrivalMs - 1000) {
+      const leftMs = half.arrivedMs + this.#settings.holdMs - this.#clock.monotonicMs();
+      setTimeout(() => half.state === 'waiting' && this.expireHold(half), Math.max(leftMs, 1)).unref();
+    }
+    this.#lastArrivalMs = Math.max(this.#lastArrivalMs, half.arrivedMs);
     this.#armHold();
   }
 

@@ -146,7 +146,7 @@ export class LinkEndpoint {
   }
 
   #upgradeChannel(res: HttpResponse, req: HttpRequest, context: us_socket_context_t): void {
-    const channel = this.#parts.peers.incoming(parameter(req, 'from'), parameter(req, 'challenge'));
+    const channel = this.#parts.peers.incoming(parameter(req, 'hello'));
     if (channel === undefined) return this.#refuse(res, 'channel');
     upgrade<ChannelData>(res, req, context, channel.proof, { accept: channel.accept });
   }
