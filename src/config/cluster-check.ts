@@ -14,6 +14,9 @@ export function crossCheckCluster(config: Config['cluster'], problems: string[])
       `cluster.advertise is not set; it must be the URL under which other servers reach cluster.linkListen, which is ${shown(linkListen)}, a wildcard address`,
     );
   }
+  if (advertise !== undefined && wildcard.test(parseLinkUrl(advertise)!.host)) {
+    problems.push(`cluster.advertise is ${shown(advertise)}; it must name an address that other servers can reach`);
+  }
   if ((linkCertFile === undefined) !== (linkKeyFile === undefined)) {
     const [given, absent] =
       linkCertFile === undefined ? ['linkKeyFile', 'linkCertFile'] : ['linkCertFile', 'linkKeyFile'];
