@@ -230,7 +230,7 @@ export class Server {
     this.#api = new ApiServer({
       directory,
       live: cluster === undefined ? live : wideLive,
-      peers: cluster?.peers,
+      peers: cluster?.calls,
       relay,
       recordingFolders: () => allFolders(this.#loaded.config),
       clock,

@@ -3,7 +3,7 @@ import { createServer } from 'node:net';
 import { type FolderLock, lockFolder } from '../compose/folder-lock.ts';
 import type { LoadedConfig } from '../config/load.ts';
 import { planReload } from '../config/reload.ts';
-import { parseListen } from '../config/setting.ts';
+import { maxTimerMs, parseListen } from '../config/setting.ts';
 import { withPort, workerPort } from '../config/workers.ts';
 import { type Clock, systemClock } from '../core/clock.ts';
 import { CoupletError } from '../core/errors.ts';
@@ -213,7 +213,7 @@ export class Supervisor implements ServedServer {
         slot.kill();
       }
     };
-    const timer = setTimeout(kill, this.#loaded.config.server.drainMs + lastWorkerMs);
+    const timer = setTimeout(kill, Math.min(this.#loaded.config.server.drainMs + lastWorkerMs, maxTimerMs));
     await Promise.all(this.#slots.map((slot) => slot.stop(reason)));
     clearTimeout(timer);
     await this.#metricsServer?.close();

@@ -40,6 +40,7 @@ export type FromWorker =
   /** It could not start, and ends. */
   | { readonly kind: 'failed'; readonly error: ToldError }
   | { readonly kind: 'reloaded'; readonly id: number; readonly refused: boolean }
-  | { readonly kind: 'metrics'; readonly snapshot: MetricSnapshot }
+  /** `undefined`: they could not be read. */
+  | { readonly kind: 'metrics'; readonly snapshot: MetricSnapshot | undefined }
   /** Somebody asks this worker for the metrics of all. */
   | { readonly kind: 'scrape'; readonly id: number };

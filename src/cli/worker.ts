@@ -118,6 +118,7 @@ export class Worker {
       if (snapshot !== undefined) this.#tell({ kind: 'metrics', snapshot });
     } catch (error) {
       this.#log?.logger.error({ err: error }, 'the metrics could not be read');
+      this.#tell({ kind: 'metrics', snapshot: undefined });
     }
   }
 

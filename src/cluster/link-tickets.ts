@@ -3,6 +3,7 @@ import { CoupletError } from '../core/errors.ts';
 import {
   channelAnswerSchema,
   channelDialSchema,
+  channelHelloSchema,
   depositSchema,
   type LinkDial,
   linkAnswerSchema,
@@ -169,6 +170,17 @@ export class LinkTickets {
   }
 
   // -- the peer channel -----------------------------------------------------------------------------------------------
+
+  /** What the dialler puts into the URL, over a challenge of its own. */
+  hello(to: string, challenge: string): string {
+    return this.#seal.seal({ dir: 'hello', kind: 'channel', from: this.#boot, to, challenge });
+  }
+
+  /** Who dials, and its challenge; `undefined` where a stranger does. It may be a repetition: nothing is proven by it. */
+  heard(hello: string): { readonly from: string; readonly challenge: string } | undefined {
+    const heard = this.#seal.open(hello, channelHelloSchema);
+    return heard?.to === this.#boot ? heard : undefined;
+  }
 
   /** Who is dialled by `from` proves itself over the dialler's challenge; `next` is what the dialler has to prove. */
   answerChannel(from: string, challenge: string): { readonly proof: string; readonly next: string } {

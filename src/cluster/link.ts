@@ -87,9 +87,10 @@ export class Links {
   /**
    * The half's session is server `boot`'s: from now on the two sockets are one way. The link's position is always that
    * of the device, whichever the half's is: a link has neither greeting nor pace nor recording, and so it does not matter.
+   * @param hardClose the half's mate asks for it (R24)
    * @returns false where the half is gone; the link is closed then
    */
-  carry(half: Half, link: LinkSocket, boot: string): boolean {
+  carry(half: Half, link: LinkSocket, boot: string, hardClose = false): boolean {
     if (half.state === 'closed' || half.isGone()) {
       link.close(closeCodes.peerError, 'peer connection lost');
       return false;
@@ -101,7 +102,7 @@ export class Links {
     const { native, portable } = this.#parts;
     const isNative = native !== undefined && isHeld(link) && isHeld(half.socket);
     const onEnd = (_end: PairEnd) => this.#over(outgoing);
-    const pair = (isNative ? native : portable).pair(half.socket, link, '', this.#options(half), onEnd);
+    const pair = (isNative ? native : portable).pair(half.socket, link, '', this.#options(half, hardClose), onEnd);
     // An end may come while the pair is being made.
     if (this.#out.has(outgoing)) outgoing.pair = pair;
     return true;
@@ -159,7 +160,7 @@ export class Links {
     });
   }
 
-  #options({ admission }: Half): PairOptions {
+  #options({ admission }: Half, hardClose: boolean): PairOptions {
     const s = this.#parts.settings();
     return {
       highWaterBytes: s.highWaterBytes,
@@ -171,7 +172,7 @@ export class Links {
       stallMs: s.stallMs,
       lingerMs: s.lingerMs,
       pingMs: s.wsPingSeconds * 1000,
-      hardClose: admission.hardClose,
+      hardClose: admission.hardClose || hardClose,
     };
   }
 

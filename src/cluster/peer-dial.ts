@@ -22,7 +22,6 @@ export interface ChannelListener {
 }
 
 export interface DialParts {
-  readonly boot: string;
   readonly tickets: LinkTickets;
   readonly networks: PeerNetworks;
 }
@@ -34,11 +33,11 @@ export interface DialParts {
  */
 export async function dialChannel(
   entry: ServerEntry,
-  { boot, tickets, networks }: DialParts,
+  { tickets, networks }: DialParts,
 ): Promise<{ readonly wire: ChannelWire; listen(listener: ChannelListener): void }> {
   const socket = await connectPeer(entry, networks, dialMs);
   const challenge = newChallenge();
-  const url = `${entry.linkUrl.replace(/\/+$/, '')}${channelPath}?from=${boot}&challenge=${challenge}`;
+  const url = `${entry.linkUrl.replace(/\/+$/, '')}${channelPath}?hello=${tickets.hello(entry.boot, challenge)}`;
   const options: PeerWsOptions = {
     createConnection: () => socket,
     perMessageDeflate: false,

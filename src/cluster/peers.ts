@@ -1,5 +1,4 @@
 import { CoupletError } from '../core/errors.ts';
-import { bootSchema, challengeSchema } from '../protocol/link-messages.ts';
 import { type AskFault, Channel, type ChannelWire, peerError } from './channel.ts';
 import { IncomingChannel } from './incoming-channel.ts';
 import type { LinkTickets } from './link-tickets.ts';
@@ -135,12 +134,10 @@ export class PeerChannels implements Peers {
    * A request for a channel has come to the link endpoint. `undefined`: it is to be refused; else the proof for the 101
    * and what takes the socket.
    */
-  incoming(
-    from: string,
-    challenge: string,
-  ): { readonly proof: string; accept(wire: ChannelWire): IncomingChannel } | undefined {
-    const isProper = bootSchema.safeParse(from).success && challengeSchema.safeParse(challenge).success;
-    if (!isProper || this.#closed || this.#unproven.size >= maxUnproven) return undefined;
+  incoming(hello: string): { readonly proof: string; accept(wire: ChannelWire): IncomingChannel } | undefined {
+    const heard = this.#parts.tickets.heard(hello);
+    if (heard === undefined || this.#closed || this.#unproven.size >= maxUnproven) return undefined;
+    const { from, challenge } = heard;
     const { proof, next } = this.#parts.tickets.answerChannel(from, challenge);
     const accept = (wire: ChannelWire): IncomingChannel => {
       const incoming = new IncomingChannel({
@@ -208,7 +205,7 @@ export class PeerChannels implements Peers {
       entry = servers.get(boot);
     }
     if (entry === undefined) throw peerError('unreachable', 'no server with this boot id is in the registry');
-    const dialled = await dialChannel(entry, { boot: servers.self.boot, tickets, networks });
+    const dialled = await dialChannel(entry, { tickets, networks });
     const channel = this.#make(boot, dialled.wire);
     dialled.listen({
       heard: (text) => {

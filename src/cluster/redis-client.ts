@@ -36,7 +36,7 @@ export class RedisConnection {
     client.on('error', (error: Error) => {
       if (isOpen && !connection.#closed) {
         connection.close();
-        options.onLost(error);
+        options.onLost(withoutSecrets(error, options.target));
       }
     });
     const connecting = client.connect();
@@ -49,7 +49,7 @@ export class RedisConnection {
         () => client.destroy(),
         () => undefined,
       );
-      throw error;
+      throw withoutSecrets(error as Error, options.target);
     }
     isOpen = true;
     return connection;
@@ -66,6 +66,13 @@ export class RedisConnection {
     this.#closed = true;
     this.#client.destroy();
   }
+}
+
+/** Redis repeats the arguments of a command that it does not know, AUTH's too: such an error without them. */
+function withoutSecrets(error: Error, { password }: ConnectionOptions['target']): Error {
+  const head = error.message.replace(/,? with args beginning with:.*/s, '');
+  const text = password === undefined ? head : head.replaceAll(password, '…');
+  return text === error.message ? error : new Error(text);
 }
 
 function makeClient(node: RedisNode, { target, withinMs }: ConnectionOptions) {

@@ -50,7 +50,7 @@ export interface RendezvousParts {
   /** Opens a link to the owner that stands for the half. */
   dial(boot: string, half: Half, presentation: Presentation): Promise<HalfSocket>;
   /** Forwards between a half and its link from now on. */
-  carry(half: Half, link: HalfSocket, boot: string): void;
+  carry(half: Half, link: HalfSocket, boot: string, hardClose: boolean): void;
   /** Mints a challenge for a half that a server is about to present. */
   challenge(boot: string, at: At): string;
   seal(key: string, text: ClaimText): string;
@@ -65,7 +65,8 @@ export interface RendezvousParts {
 /** What a server answers that is asked whether it takes a half. */
 export const presentAnswer = z.union([
   z.strictObject({ stale: z.literal(true) }),
-  z.strictObject({ challenge: z.string().min(1).max(128) }),
+  /** `hardClose`: the half that waits there asks for it, and so it holds for both (R24). */
+  z.strictObject({ challenge: z.string().min(1).max(128), hardClose: z.boolean() }),
 ]);
 
 export type PresentAnswer = z.infer<typeof presentAnswer>;

@@ -83,7 +83,8 @@ export class Rendezvous implements WiderRendezvous {
     const challenge = this.#parts.challenge(boot, { domain, id });
     claim.expected++;
     claim.expectedUntilMs = this.#parts.clock.monotonicMs() + expectMs;
-    return { challenge };
+    const hardClose = this.#parts.relay.pairing.waitingAt({ domain, id })?.admission.hardClose ?? false;
+    return { challenge, hardClose };
   }
 
   /** Another server has a session of this id. Where none runs here its halves are sought elsewhere, and the claim is its. */
@@ -256,10 +257,15 @@ export class Rendezvous implements WiderRendezvous {
   }
 
   #stay(claim: Claim, state: 'standing' | 'unclaimed'): void {
-    if (claim.state === 'new') this.counts[state === 'standing' ? 'claimed' : 'unclaimed']++;
+    const isFirst = claim.state === 'new';
     claim.state = state;
     claim.instead = undefined;
-    for (const joiner of claim.queue.splice(0)) this.#joinHere(joiner);
+    for (const [index, joiner] of claim.queue.splice(0).entries()) {
+      if (joiner.over) continue;
+      // Who came while the first one's claim was under way has found its rendezvous here.
+      this.counts[!isFirst || index > 0 ? 'local' : state === 'standing' ? 'claimed' : 'unclaimed']++;
+      this.#joinHere(joiner);
+    }
     claim.busy = false;
     this.#freeIfUnused(claim);
   }
@@ -309,14 +315,14 @@ export class Rendezvous implements WiderRendezvous {
       if (joiner.over) return;
       joiner.unreachableSinceMs = undefined;
       if ('stale' in answer) return void this.#again(joiner, standing);
-      const { challenge } = answer;
+      const { challenge, hardClose } = answer;
       const waitedMs = Math.max(0, clock.monotonicMs() - half.arrivedMs);
       const link = await dial(boot, half, { domain, id, fence, challenge, waitedMs });
       if (joiner.over) return link.close(closeCodes.peerError, 'the half has left');
       this.#finish(joiner);
       relay.startLinked(half);
       this.counts.linked++;
-      carry(half, link, boot);
+      carry(half, link, boot, hardClose);
       joiner.settled();
     } catch {
       // The owner cannot be reached; whoever asked or dialled counts why. It may be dying: then its claim is free soon.

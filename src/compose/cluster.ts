@@ -1,5 +1,6 @@
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
 import type { LoginKey } from '../auth/keys.ts';
@@ -39,6 +40,7 @@ import type { DeviceCluster } from './cluster-devices.ts';
 import { ClusterSingleUse } from './cluster-single-use.ts';
 import { ClusterWatch, type ClusterWatchParts } from './cluster-watch.ts';
 import type { Path } from './path.ts';
+import type { PeerCalls } from './peer-calls.ts';
 import { relaySettings } from './settings.ts';
 
 export interface ClusterParts {
@@ -119,7 +121,7 @@ export class Cluster {
     const forwards = path.forwarder.kind === 'native' ? path.addon : undefined;
     this.#endpoint = new LinkEndpoint({
       tickets,
-      peers: { incoming: (from, challenge) => this.peers.incoming(from, challenge) },
+      peers: { incoming: (hello) => this.peers.incoming(hello) },
       addon: path.addon,
       maxEarlyBytes: () => config().relay.highWaterBytes,
       accepting,
@@ -140,6 +142,12 @@ export class Cluster {
       self: this.#self(config()),
     });
     const servers = this.registry;
+    servers.onJoined(({ linkUrl }) => {
+      const { hostname } = new URL(linkUrl);
+      const host = hostname.replace(/^\[(.*)\]$/, '$1');
+      if (isIP(host) === 0 || networks.includes(host)) return;
+      warn(`no links with the server at ${linkUrl}: cluster.peerNetworks is ${cluster.peerNetworks.join(', ')}`);
+    });
     this.peers = new PeerChannels({
       ...{ servers, tickets, networks, heartbeatMs },
       failed: (error) => onProblem(error, 'a request of another server failed'),
@@ -174,7 +182,7 @@ export class Cluster {
       ask: (other, body) => peers.ask(other, 'present', body),
       askResign: (other, body) => peers.ask(other, 'resign', body),
       dial: (other, half, presentation) => this.#dial(other, half, presentation),
-      carry: (half, link, other) => void this.links.carry(half, link as LinkSocket, other),
+      carry: (half, link, other, hard) => void this.links.carry(half, link as LinkSocket, other, hard),
       challenge: (other, at) => this.#tickets.expect({ boot: other, ...at }),
       seal: (key, text) => this.#sealer.seal(key, JSON.stringify(text)),
       unseal: (key, value) => this.#unseal(key, value),
@@ -213,6 +221,19 @@ export class Cluster {
       seal: (key, object) => this.#sealer.seal(key, JSON.stringify(object)),
       unseal: (key, text) => this.#unseal(key, text),
       join: (half, settled) => this.rendezvous.enter(half, settled),
+    };
+  }
+
+  /** Requests to the other servers. Before this one has joined it does not know them: one at least is missing then. */
+  get calls(): PeerCalls {
+    const { peers, registry } = this;
+    return {
+      ask: (other, method, body, withinMs) => peers.ask(other, method, body, withinMs),
+      serve: (method, handler) => peers.serve(method, handler),
+      askAll: async (method, body, withinMs) => {
+        const { answers, silent } = await peers.askAll(method, body, withinMs);
+        return { answers, silent: registry.state === 'joined' ? silent : [...silent, 'unknown'] };
+      },
     };
   }
 

@@ -5,12 +5,13 @@ import { isProtocol } from './relay-query.ts';
 /*
  * [K3] What servers of a cluster say to each other. Two kinds of WebSocket, both on the link listener:
  *
- *   /channel?from=BOOT&challenge=C    the peer channel: JSON requests, answers and beats
- *   /link?ticket=T                    a link: the messages of one half, as they are
+ *   /channel?hello=H    the peer channel: JSON requests, answers and beats
+ *   /link?ticket=T      a link: the messages of one half, as they are
  *
  * Who dials proves itself by a sealed `dial` proof over the other side's challenge, who answers by a sealed `answer` proof
  * (header `x-couplet-proof` of the 101) over the dialler's. A proof names both boot ids, the kind and the direction, so
- * that it is of use in no other place; challenges are used once. On the channel the dialler's proof is its first message.
+ * that it is of use in no other place; challenges are used once. On the channel the dialler's proof is its first message,
+ * and its `hello` is sealed already: who has no key costs the listener nothing but a look.
  */
 
 export const channelPath = '/channel';
@@ -71,6 +72,15 @@ export const admissionSchema = z.strictObject({
 });
 
 export type LinkAdmission = z.infer<typeof admissionSchema>;
+
+/** What a dialler of a channel says of itself in the URL, with its challenge. */
+export const channelHelloSchema = z.strictObject({
+  dir: z.literal('hello'),
+  kind: z.literal('channel'),
+  from: bootSchema,
+  to: bootSchema,
+  challenge: challengeSchema,
+});
 
 /** What a dialler of a channel proves: the challenge is that of the 101. */
 export const channelDialSchema = z.strictObject({

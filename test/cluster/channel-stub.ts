@@ -37,13 +37,13 @@ export class ChannelStub {
     t.after(() => this.close());
     const nexts = new WeakMap<object, string>();
     this.#server.on('headers', (headers, request) => {
-      const query = new URL(request.url ?? '', 'ws://stub').searchParams;
-      const answer = this.tickets.answerChannel(query.get('from') ?? '', query.get('challenge') ?? '');
+      const { from, challenge } = this.#dialler(request);
+      const answer = this.tickets.answerChannel(from, challenge);
       nexts.set(request, answer.next);
       headers.push(`${proofHeader}: ${this.spoil(answer.proof)}`);
     });
     this.#server.on('connection', (ws, request) => {
-      const from = new URL(request.url ?? '', 'ws://stub').searchParams.get('from') ?? '';
+      const { from } = this.#dialler(request);
       let isProven = false;
       ws.on('error', () => undefined);
       ws.on('message', (data) => {
@@ -62,6 +62,12 @@ export class ChannelStub {
     await once(this.#server, 'listening');
   }
 
+  /** Who dials: also who does so with another key, or another server's boot id, is answered. */
+  #dialler({ url = '' }: { url?: string | undefined }): { from: string; challenge: string } {
+    const hello = new URL(url, 'ws://stub').searchParams.get('hello') ?? '';
+    return this.tickets.heard(hello) ?? { from: '', challenge: '' };
+  }
+
   get entry(): ServerEntry {
     const { port } = this.#server.address() as AddressInfo;
     const linkUrl = `ws://127.0.0.1:${port}`;
@@ -71,7 +77,7 @@ export class ChannelStub {
   /** Dials a server's channel as this stub. */
   async dial(t: TestContext, to: ServerEntry): Promise<WebSocket> {
     const challenge = newChallenge();
-    const ws = new WebSocket(`${to.linkUrl}/channel?from=${this.boot}&challenge=${challenge}`);
+    const ws = new WebSocket(`${to.linkUrl}/channel?hello=${this.tickets.hello(to.boot, challenge)}`);
     t.after(() => ws.terminate());
     ws.on('error', () => undefined);
     let proof = '';

@@ -111,6 +111,28 @@ for (const { path, tls } of setups) {
     }
   });
 
+  if (path !== 'no-addon') {
+    test(`[K3] [R21] a half that reads slowly is not taken for dead while the others are pinged, ${over}`, async (t) => {
+      const { a, b } = twoSites(t, { path, tls, settings: { wsPingSeconds: 1, stallMs: 60_000 } });
+      const [user, device] = await linkedPair(t, a, b);
+      const [pinged] = [new Client(t, b.url('user', 'pinged')), new Client(t, b.url('device', 'pinged'))];
+      await once(pinged.ws, 'message');
+      let pings = 0;
+      pinged.ws.on('ping', () => pings++);
+      user.ws.pause();
+      const sent = Array.from({ length: 32 }, (_, index) => Buffer.alloc(262_144, index));
+      for (const data of sent) device.ws.send(data);
+      // Whom nobody writes to is pinged each second, and has to answer within another.
+      await until(() => pings >= 4, 'four pings', 20_000);
+      assert.deepEqual(
+        b.observer.ended.map(({ end }) => end.error),
+        [],
+      );
+      user.ws.resume();
+      await until(() => user.got.length === sent.length, 'all messages', 30_000);
+    });
+  }
+
   test(`[K3] [R27] what the owner closes the link with closes the half, and the other way round, ${over}`, async (t) => {
     const { a, b } = twoSites(t, { path, tls });
     const ends = [

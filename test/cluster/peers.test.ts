@@ -131,7 +131,7 @@ test('[K3] a channel takes nothing before the proof of its dialler (fault 43)', 
     await once(ws, 'open');
     return { ws, proof: await proof };
   };
-  const query = `from=${a.boot}&challenge=${newChallenge()}`;
+  const query = `hello=${a.tickets.hello(b.boot, newChallenge())}`;
   const firsts: ((proof: string) => string | Buffer)[] = [
     () => request,
     () => beatText,
@@ -151,16 +151,17 @@ test('[K3] a channel takes nothing before the proof of its dialler (fault 43)', 
 
   // A proof that was good on its own connection, replayed on another.
   const challenge = newChallenge();
-  const good = await dialRaw(`from=${a.boot}&challenge=${challenge}`);
+  const good = await dialRaw(`hello=${a.tickets.hello(b.boot, challenge)}`);
   const first = a.tickets.proveChannel(good.proof, b.boot, challenge)!;
-  const replayed = await dialRaw(`from=${a.boot}&challenge=${challenge}`);
+  const replayed = await dialRaw(`hello=${a.tickets.hello(b.boot, challenge)}`);
   replayed.ws.send(first);
   await once(replayed.ws, 'close');
   good.ws.send(first);
   await once(good.ws, 'message');
   assert.equal(b.peers.channelCount, 1);
 
-  for (const wrong of ['', 'from=x&challenge=y', `from=${a.boot}`, `challenge=${newChallenge()}`]) {
+  const strangers = [foreign.tickets.hello(b.boot, challenge), a.tickets.hello(a.boot, challenge), good.proof];
+  for (const wrong of ['', ...strangers.map((hello) => `hello=${hello}`)]) {
     const ws = new WebSocket(`${b.entry.linkUrl}/channel?${wrong}`);
     const [error] = await once(ws, 'error');
     assert.match(String(error), /401/, wrong);
@@ -172,8 +173,8 @@ test('[K3] a channel takes nothing before the proof of its dialler (fault 43)', 
 });
 
 test('[K3] a channel whose dialler proves nothing is closed by the deadline', async (t) => {
-  const { b } = twoSites(t);
-  const ws = new WebSocket(`${b.entry.linkUrl}/channel?from=${newChallenge()}&challenge=${newChallenge()}`);
+  const { a, b } = twoSites(t);
+  const ws = new WebSocket(`${b.entry.linkUrl}/channel?hello=${a.tickets.hello(b.boot, newChallenge())}`);
   t.after(() => ws.terminate());
   const [code] = await once(ws, 'close');
   assert.equal(code, 4403);

@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { type AddressInfo, createServer } from 'node:net';
 import { type TestContext, test } from 'node:test';
-import { promisify } from 'node:util';
+import { inspect, promisify } from 'node:util';
 import { masterOf } from '../../src/cluster/redis-sentinel.ts';
 import { RedisStore } from '../../src/cluster/redis-store.ts';
 import { parseRedisUrl } from '../../src/config/redis-url.ts';
@@ -227,6 +227,16 @@ test('[K1] requirepass, and a password that is missing', async (t) => {
   const without = openRedis(t, `redis://${server.address}`);
   await without.redis.start();
   assert.match(without.problems[0]!, /NOAUTH/);
+});
+
+test('[K1] a Redis that repeats what it does not know: no password is told', async (t) => {
+  const server = await startRedis(t, { lines: ['rename-command AUTH ""'] });
+  if (server === undefined) return;
+  const { redis, problems } = openRedis(t, `redis://:hunter2secret@${server.address}`);
+  await redis.start();
+  assert.match(problems[0]!, /unknown command 'AUTH'$/);
+  const refused = await redis.command('x', ['GET', 'x']).catch((error: Error) => inspect(error, { depth: 9 }));
+  assert.doesNotMatch([...problems, redis.problem, String(refused)].join(), /hunter2/);
 });
 
 test('[K1] rediss: a certificate of a trusted authority is taken, another is refused', async (t) => {
