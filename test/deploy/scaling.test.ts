@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { scenarios } from '../../bench/scenarios.ts';
 import { root } from '../support/serve.ts';
 
 const page = readFileSync(join(root, 'docs/guide/scaling.md'), 'utf8');
@@ -113,7 +114,15 @@ test("the worked example follows from the page's own figures and formulas", () =
     ((sessions * bytesPerSecond) / 1e6) * ((servers - 1) / servers),
     beside('of it between').split('random ')[1],
   );
-  const redis = [2 * starts, (starts * waitSeconds) / 2, sessions / 200, servers / 2.5, agents / 1200, 2 * starts];
+  const redis = [
+    2.01 * starts,
+    (starts * waitSeconds) / 2,
+    starts,
+    sessions / 200,
+    (4 * servers) / 2.5,
+    agents / 1200,
+    2 * starts,
+  ];
   const [all, terms] = beside('Redis |').split(' operations a second (') as [string, string];
   for (const [i, term] of terms.split(')')[0]!.split(' + ').entries())
     assert.equal(Number(term), Math.round(redis[i]!));
@@ -136,7 +145,7 @@ test('the page names no file, setting, alert or metric that there is not', () =>
   for (const [, alert] of page.matchAll(/`(Couplet[A-Z]\w+)`/g)) assert.ok(rules.includes(`alert: ${alert}\n`), alert);
   for (const [, scenario] of page.matchAll(/npm run bench -- ([\w-]+)/g))
     assert.ok(
-      results.scenarios.some(({ name }) => name === scenario),
+      scenarios.some(({ name }) => name === scenario),
       scenario,
     );
   const config = readFileSync(join(root, 'docs/reference/config.md'), 'utf8');

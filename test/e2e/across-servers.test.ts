@@ -5,25 +5,13 @@ import { describe, type TestContext, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { requireProgram } from '../support/services.ts';
 
+const isWhole = process.env.COUPLET_TEST_ROUNDS !== undefined;
 /** The suites of pairs, as they are, with the two halves of every pair on two servers over a real Redis. */
-const suites = [
-  'forwarding',
-  'flow-control',
-  'faults-flow',
-  'faults-pairing',
-  'faults-protocol',
-  'recording',
-  'forward-ends',
-  'drain',
-  'differential',
-  'messenger',
-  'revocation',
-  'routing',
-];
+const suites = ['forwarding', 'flow-control', 'faults-pairing', 'faults-protocol', 'drain', 'differential'];
+if (isWhole) suites.push('faults-flow', 'recording', 'forward-ends');
 /** Links with TLS are always the portable path's: what may differ there is tested again. */
 const overTls = ['forwarding', 'flow-control'];
 
-const isWhole = process.env.COUPLET_TEST_ROUNDS !== undefined;
 /** Of one suite; a machine with two cores takes a quarter of it. */
 const limitMs = isWhole ? 3_000_000 : 240_000;
 const root = fileURLToPath(new URL('../..', import.meta.url));

@@ -105,3 +105,15 @@ test('[K9] couplet session list and kill reach all servers; one that hangs is co
     return body.missingServers === 0 && body.sessions.length === 2;
   }, 'it answers again');
 });
+
+test('[K9] a server that has not joined yet does not call its list whole, nor a session gone', async (t) => {
+  const site = await ClusterSite.start(t, postgres);
+  if (site === undefined) return;
+  // Nobody listens there.
+  const alone = await site.add({ cluster: { redis: 'redis://127.0.0.1:1' } });
+  const root = await site.token();
+  const { status, body }: ApiAnswer = await site.api(alone, root, 'GET', '/sessions');
+  assert.deepEqual([status, body.sessions.length], [200, 0]);
+  assert.ok(body.missingServers >= 1);
+  assert.equal((await site.api(alone, root, 'DELETE', '/sessions/nowhere')).status, 503);
+});

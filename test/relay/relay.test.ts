@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { Half } from '../../src/relay/session.ts';
+import { Half } from '../../src/relay/session.ts';
 import { Random } from '../support/random.ts';
-import { admission, deviceIdentity, RelayBench, type SocketDouble, userIdentity } from '../support/relay-doubles.ts';
+import { admission, deviceIdentity, RelayBench, SocketDouble, userIdentity } from '../support/relay-doubles.ts';
 
 type DoubleHalf = Half & { readonly socket: SocketDouble };
 
@@ -47,6 +47,22 @@ test('[R15] hold times are kept while others come, pair and leave before', async
   await bench.pass(20);
   assert.equal(third.socket.code, 4408);
   assert.equal(second.socket.closes.length, 0);
+});
+
+test('[R15] a half that has waited elsewhere before is due by the whole of its wait', async (t) => {
+  const bench = new RelayBench(t, { holdMs: 5000 });
+  await bench.pass(4000);
+  const first = bench.user('first');
+  const socket = new SocketDouble();
+  const handedOver = new Half(admission('handed-over', userIdentity()), socket);
+  handedOver.arrivedMs = bench.clock.monotonicMs() - 3000;
+  bench.relay.join(handedOver);
+  await bench.pass(1990);
+  assert.equal(socket.code, undefined);
+  await bench.pass(20);
+  assert.equal(socket.code, 4408);
+  assert.equal(first.socket.code, undefined);
+  assert.equal(bench.observer.expired.length, 1);
 });
 
 test('[R3] where protocol or device differ the user half counts, and an event says so', (t) => {
