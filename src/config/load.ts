@@ -14,8 +14,8 @@ import {
   mergeLayers,
   objectLayer,
 } from './layers.ts';
+import { crossCheckListeners } from './listeners.ts';
 import { type Config, configSchema, settingsByKey } from './schema.ts';
-import { parseListen } from './setting.ts';
 import { crossCheckWorkers } from './workers.ts';
 
 /** A configuration that passed every check, with what was read from the files it names. */
@@ -58,6 +58,7 @@ export function loadConfig(input: LoadInput = {}): LoadedConfig {
   if (problems.length > 0) throw new ConfigError(problems);
   const config = complete(merged);
   crossCheck(config, problems);
+  crossCheckListeners(config, problems);
   crossCheckWorkers(config, problems);
   crossCheckCluster(config.cluster, problems);
   const loginKey = readLoginKey(config.auth, problems);
@@ -85,7 +86,7 @@ function complete(layer: Layer): Config {
   };
 }
 
-function crossCheck({ relay, recording, server, tls }: Config, problems: string[]): void {
+function crossCheck({ relay, recording, tls }: Config, problems: string[]): void {
   if (relay.lowWaterBytes >= relay.highWaterBytes) {
     problems.push(
       `relay.lowWaterBytes is ${relay.lowWaterBytes}; it must be less than relay.highWaterBytes, which is ${relay.highWaterBytes}`,
@@ -99,9 +100,6 @@ function crossCheck({ relay, recording, server, tls }: Config, problems: string[
   if ((tls.certFile === undefined) !== (tls.keyFile === undefined)) {
     const [given, absent] = tls.certFile === undefined ? ['keyFile', 'certFile'] : ['certFile', 'keyFile'];
     problems.push(`tls.${absent} is not set; it must be the file that belongs to tls.${given}, or neither is set`);
-  }
-  if (server.listen === server.metricsListen && parseListen(server.listen)!.port !== 0) {
-    problems.push(`server.metricsListen is ${shown(server.metricsListen)}; it must differ from server.listen`);
   }
 }
 

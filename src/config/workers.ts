@@ -64,7 +64,7 @@ function advertised(url: string | undefined, number: number): string | undefined
 
 /** Holds the settings of workers against the others, and adds a problem for each mistake. */
 export function crossCheckWorkers(config: Config, problems: string[]): void {
-  const { workers, workerPorts, listen, metricsListen } = config.server;
+  const { workers, workerPorts, listen } = config.server;
   if (workers === 1) return;
   const { redis, linkListen, advertise } = config.cluster;
   if (redis === undefined) {
@@ -80,10 +80,4 @@ export function crossCheckWorkers(config: Config, problems: string[]): void {
   if (advertise !== undefined) checkRange('cluster.advertise', advertise, parseLinkUrl(advertise)!);
   if (workerPorts === 'shared') return;
   checkRange('server.listen', listen);
-  const [first, metrics] = [parseListen(listen)!, parseListen(metricsListen)!];
-  const isTaken = metrics.port >= first.port && metrics.port < first.port + workers;
-  // The first port itself is told of already.
-  if (isTaken && metrics.host === first.host && first.port !== 0 && metrics.port !== first.port) {
-    problems.push(`server.metricsListen is ${shown(metricsListen)}; it must be none of the ${workers} workers' ports`);
-  }
 }
