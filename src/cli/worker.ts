@@ -31,6 +31,7 @@ export class Worker {
   #log: LogHandle | undefined;
   #fatal: Fatal | undefined;
   #port = 0;
+  #stopping = false;
 
   constructor(number: number, deps: ServeDeps) {
     this.#number = number;
@@ -42,7 +43,10 @@ export class Worker {
       });
     }
     process.on('message', (message: ToWorker) => this.#heard(message));
-    process.on('disconnect', () => this.#stop('the supervising process is gone'));
+    process.on('disconnect', () => {
+      // One that drains already goes on so: only a signal, or a second order, skips the wait (R39).
+      if (!this.#stopping) this.#stop('the supervising process is gone');
+    });
   }
 
   #heard(message: ToWorker): void {
@@ -103,6 +107,7 @@ export class Worker {
 
   /** Before the server runs there is nothing to stop in order, as without workers. */
   #stop(reason: string): void {
+    this.#stopping = true;
     const [server, log, fatal] = [this.#server, this.#log, this.#fatal];
     if (server === undefined || log === undefined || fatal === undefined) process.exit(0);
     server.stop(reason).then(

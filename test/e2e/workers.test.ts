@@ -239,28 +239,35 @@ test('[K8] [R37] what a killed worker recorded is salvaged once, by the one that
   }
 });
 
-test('[K8] workers end when the supervising process is killed, and keep the data folder until then', async (t) => {
-  const redis = await startRedis(t);
-  if (redis === undefined) return;
-  const workers = await startWorkers(t, redis, 2, 'consecutive', { settings: long });
-  const { serve } = workers;
-  const pair = await connectPair(t, workers.worker(2), 'holds');
-  const [one, two] = [workers.worker(1).pid, workers.worker(2).pid];
-  serve.signal('SIGKILL');
-  await until(() => !isAlive(one), 'the idle worker is gone');
-  await assertCarries(pair, 'it drains');
-  const second = await couplet(['serve', '--config', serve.configFile]);
-  assert.equal(second.code, 1);
-  assert.match(second.stderr, /^couplet: server\.dataDir .* is another server's[^\n]*\n$/);
-  // Without its supervisor a worker heeds signals.
-  process.kill(two, 'SIGTERM');
-  assert.equal((await pair.user.closed).code, 1001);
-  await until(() => !isAlive(two), 'the other worker is gone');
-  const again = await startServe(t, { folder: serve.folder, settings: workerSettings(redis, 2, 'consecutive') });
-  again.signal('SIGTERM');
-  assert.equal((await again.exited).code, 0);
-  assert.equal((await again.verify()).code, 0);
-});
+for (const draining of [false, true]) {
+  const when = draining ? ' while it stops' : '';
+  test(`[K8] workers end when the supervising process is killed${when}, and keep the data folder until then`, async (t) => {
+    const redis = await startRedis(t);
+    if (redis === undefined) return;
+    const workers = await startWorkers(t, redis, 2, 'consecutive', { settings: long });
+    const { serve } = workers;
+    const pair = await connectPair(t, workers.worker(2), 'holds');
+    const [one, two] = [workers.worker(1).pid, workers.worker(2).pid];
+    if (draining) {
+      serve.signal('SIGTERM');
+      await serve.line(({ msg, worker }) => msg === 'stopping' && worker === 2);
+    }
+    serve.signal('SIGKILL');
+    await until(() => !isAlive(one), 'the idle worker is gone');
+    const second = await couplet(['serve', '--config', serve.configFile]);
+    assert.equal(second.code, 1);
+    assert.match(second.stderr, /^couplet: server\.dataDir .* is another server's[^\n]*\n$/);
+    await assertCarries(pair, 'it drains');
+    // Without its supervisor a worker heeds signals.
+    process.kill(two, 'SIGTERM');
+    assert.equal((await pair.user.closed).code, 1001);
+    await until(() => !isAlive(two), 'the other worker is gone');
+    const again = await startServe(t, { folder: serve.folder, settings: workerSettings(redis, 2, 'consecutive') });
+    again.signal('SIGTERM');
+    assert.equal((await again.exited).code, 0);
+    assert.equal((await again.verify()).code, 0);
+  });
+}
 
 test('[K8] [R31] each worker has an event log of its own, which is verified with the others or alone', async (t) => {
   const redis = await startRedis(t);
