@@ -1,3 +1,4 @@
+import { opendir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Events } from '../audit/events.ts';
@@ -184,7 +185,8 @@ export class Recordings {
 
   async #salvage(): Promise<void> {
     try {
-      await this.#jobs.salvage(allFolders(this.#parts.config()), (result) => this.#tell(result));
+      const folders = await occupied(allFolders(this.#parts.config()));
+      if (folders.length > 0) await this.#jobs.salvage(folders, (result) => this.#tell(result));
     } catch (error) {
       if (!isDropped(error)) this.#parts.onProblem(error as Error, 'the recordings could not be salvaged');
     }
@@ -217,7 +219,7 @@ export class Recordings {
     if (Object.keys(limits).length === 0 && !isFirst) return;
     this.#lastSweepMs = nowMs;
     this.#sweeping = true;
-    for (const folder of allFolders(config())) await this.#sweep(folder, limits);
+    for (const folder of await occupied(allFolders(config()))) await this.#sweep(folder, limits);
     this.#sweeping = false;
   }
 
@@ -275,6 +277,24 @@ function isDropped(error: unknown): boolean {
 function factsOf(session: Session, mode: RecordedSession['mode']): RecordedSession {
   const { domain, id, protocol, userid, username, nodeid } = session;
   return { domain, id, protocol, userid, username, nodeid, mode };
+}
+
+/** Those of the folders in which there is something, or may be: for the others no thread needs to start. */
+async function occupied(folders: readonly string[]): Promise<string[]> {
+  const isOccupied = await Promise.all(folders.map(mayHoldFiles));
+  return folders.filter((_folder, i) => isOccupied[i]);
+}
+
+async function mayHoldFiles(folder: string): Promise<boolean> {
+  try {
+    const entries = await opendir(folder);
+    const first = await entries.read();
+    await entries.close();
+    return first !== null;
+  } catch (error) {
+    // What else is wrong with it the job tells.
+    return (error as NodeJS.ErrnoException).code !== 'ENOENT';
+  }
 }
 
 /** All folders of the configuration. */

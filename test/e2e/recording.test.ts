@@ -299,6 +299,21 @@ test('[R36] a session whose half goes while the recording is opened ends once, a
   for (const path of recordingsIn(relay.folder)) assert.deepEqual(verifyRecording(path).problems, []);
 });
 
+test('[R37] a server that records nothing, and to which nothing was left to salvage, starts no thread', async (t) => {
+  let threads = 0;
+  const count = () => {
+    threads++;
+  };
+  process.on('worker', count);
+  t.after(() => process.off('worker', count));
+  const relay = await startRelay(t, { across: false });
+  const { user, device } = await pairUp(t, relay, 'not recorded', { p: 1 });
+  user.ws.close(1000);
+  await device.closed;
+  await relay.server.close();
+  assert.equal(threads, 0);
+});
+
 test('[R38] retention sweeps on a timer, spares the recording in progress and tells of each deletion', async (t) => {
   const relay = await startRelay(t, {
     // Each server sweeps folders of its own.
