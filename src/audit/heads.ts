@@ -63,10 +63,19 @@ function parse(text: string, version: number, keys: readonly ChainKey[]): Heads 
   return { state: 'valid', name, version, keyid, heads: content.heads as Head[] };
 }
 
-/** Reads the newest version. Never throws for what stands in it; throws what the file system throws. */
-export async function readHeads(folder: string, keys: readonly ChainKey[]): Promise<Heads> {
-  // A version can be replaced between listing and reading, and a listing may miss both the old and the new name.
-  for (let attempt = 0; attempt < 10; attempt++) {
+/** A version can be replaced between listing and reading, and a listing may miss both the old and the new name. */
+const sureListings = 10;
+
+/**
+ * Reads the newest version. Never throws for what stands in it; throws what the file system throws.
+ * @param listings after how many without a heads file there is none
+ */
+export async function readHeads(
+  folder: string,
+  keys: readonly ChainKey[],
+  listings: number = sureListings,
+): Promise<Heads> {
+  for (let attempt = 0; attempt < listings; attempt++) {
     const version = (await versions(folder))[0];
     if (version !== undefined) {
       try {
@@ -92,10 +101,21 @@ function merge(old: readonly Head[], fresh: readonly Head[]): Head[] {
  * Adds heads to the heads file; safe against other processes that do the same, and never lowers a head.
  * @returns what was found in its place: anything but `valid` means that somebody else had changed it.
  */
-export async function noteHeads(folder: string, key: ChainKey, fresh: readonly Head[]): Promise<Heads> {
+export function noteHeads(folder: string, key: ChainKey, fresh: readonly Head[]): Promise<Heads> {
+  return writeHeads(folder, key, fresh, sureListings);
+}
+
+/** Makes the heads file of a new log, unless there is one. */
+export async function makeHeads(folder: string, key: ChainKey): Promise<void> {
+  // In a new folder a listing misses nothing; and a first version beside a newer one would be noticed and taken back.
+  const { state } = await readHeads(folder, [key], 1);
+  if (state === 'missing') await writeHeads(folder, key, [], 1);
+}
+
+async function writeHeads(folder: string, key: ChainKey, fresh: readonly Head[], listings: number): Promise<Heads> {
   let worst: Heads | undefined;
   for (let attempt = 0; attempt < 100; attempt++) {
-    const found = await readHeads(folder, [key]);
+    const found = await readHeads(folder, [key], listings);
     if (found.state !== 'valid') worst ??= found;
     const version = found.version + 1;
     const body = JSON.stringify({ version, keyid: key.id, heads: merge(found.heads, fresh) }).slice(0, -1);

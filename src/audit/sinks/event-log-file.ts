@@ -14,7 +14,7 @@ import {
   readHead,
 } from '../event-file.ts';
 import { type ChainKey, HashChain } from '../hash-chain.ts';
-import { noteHeads, readHeads } from '../heads.ts';
+import { makeHeads, noteHeads, readHeads } from '../heads.ts';
 import { logIdOf, newLogId } from '../log-id.ts';
 
 /** A temporary file this old was left by a process that is gone. */
@@ -70,7 +70,7 @@ export async function prepareFolder({ folder, key, clock }: FolderContext): Prom
     }
     // In this order: another process writes the heads file before its first event file.
     const files = await listEventFiles(folder);
-    if (files.length === 0 && (await readHeads(folder, [key])).state === 'missing') await noteHeads(folder, key, []);
+    if (files.length === 0) await makeHeads(folder, key);
   } catch (error) {
     throw new CoupletError('CPL_EVENT_LOG', `${folder}: the event log cannot be opened: ${(error as Error).message}`, {
       cause: error,
