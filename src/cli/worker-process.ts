@@ -38,7 +38,8 @@ export class WorkerProcess {
       serialization: 'advanced',
       stdio: ['ignore', 'pipe', 'inherit', 'ipc', ...(lockFd === undefined ? [] : [lockFd])],
     });
-    this.#child.stdout!.setEncoding('utf8').on('data', (text: string) => this.#read(text));
+    // There is none where no descriptor was left; `error` comes then.
+    this.#child.stdout?.setEncoding('utf8').on('data', (text: string) => this.#read(text));
     this.#child.on('message', (message) => parts.heard(message as FromWorker));
     // Where it could not be started there is no `close`.
     this.#child.on('error', () => {
