@@ -8,7 +8,7 @@ import { peerError } from './channel.ts';
 import { type LinkSocket, NativeLinkSocket, WsLinkSocket } from './link-socket.ts';
 import type { IssuedTicket, LinkRequest, LinkTickets } from './link-tickets.ts';
 import { connectPeer, type PeerNetworks } from './peer-address.ts';
-import { dialMs, type PeerWsOptions } from './peer-dial.ts';
+import { dialMs, endIfSilent, type PeerWsOptions } from './peer-dial.ts';
 import type { Peers } from './peers.ts';
 import type { ServerEntry } from './servers.ts';
 
@@ -71,7 +71,6 @@ export class LinkDialer {
     const options: PeerWsOptions = {
       createConnection: () => socket,
       perMessageDeflate: false,
-      handshakeTimeout: this.#answerMs,
       maxPayload: this.#parts.maxMessageBytes(),
       skipUTF8Validation: true,
       closeTimeout: noCloseTimeoutMs,
@@ -81,6 +80,7 @@ export class LinkDialer {
       },
     };
     const ws = new WebSocket(`${entry.linkUrl.replace(/\/+$/, '')}${path}`, options);
+    endIfSilent(ws, this.#answerMs);
     return new Promise((resolve, reject) => {
       let proof = '';
       ws.on('error', (cause) => reject(refusedError(cause)));

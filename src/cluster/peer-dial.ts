@@ -26,6 +26,12 @@ export interface DialParts {
   readonly networks: PeerNetworks;
 }
 
+/** `handshakeTimeout` counts only for a connection that ws makes itself. */
+export function endIfSilent(ws: WebSocket, withinMs: number): void {
+  const timer = setTimeout(() => ws.terminate(), withinMs);
+  for (const event of ['open', 'close'] as const) ws.once(event, () => clearTimeout(timer));
+}
+
 /**
  * [K3] Dials another server's peer channel and proves both sides to each other. What comes is told to the listener that
  * is set before the event loop turns.
@@ -41,11 +47,11 @@ export async function dialChannel(
   const options: PeerWsOptions = {
     createConnection: () => socket,
     perMessageDeflate: false,
-    handshakeTimeout: dialMs,
     maxPayload: maxAnswerBytes + envelopeBytes,
     closeTimeout: closeMs,
   };
   const ws = new WebSocket(url, options);
+  endIfSilent(ws, dialMs);
   const proof = await new Promise<string>((resolve, reject) => {
     let answer = '';
     // Never with its text: ws names the URL in some errors.

@@ -71,7 +71,7 @@ export class RedisConnection {
 /** Redis repeats the arguments of a command that it does not know, AUTH's too: such an error without them. */
 function withoutSecrets(error: Error, { password }: ConnectionOptions['target']): Error {
   const head = error.message.replace(/,? with args beginning with:.*/s, '');
-  const text = password === undefined ? head : head.replaceAll(password, '…');
+  const text = password === undefined || password === '' ? head : head.replaceAll(password, '…');
   return text === error.message ? error : new Error(text);
 }
 
