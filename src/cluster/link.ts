@@ -121,7 +121,9 @@ export class Links {
   /** [K7] A server is lost: what is linked there and what is linked from there ends. */
   lost(boot: string): void {
     for (const outgoing of this.#out) {
-      if (outgoing.boot === boot) outgoing.pair?.end('peer-error', closeCodes.peerError, 'its server died');
+      // A half that was handed on from here may itself have come from the server that is lost.
+      const isLost = outgoing.boot === boot || this.#in.get(outgoing.half) === boot;
+      if (isLost) outgoing.pair?.end('peer-error', closeCodes.peerError, 'its server died');
     }
     for (const [half, from] of this.#in) if (from === boot) this.#parts.incomingLost(half);
   }

@@ -80,10 +80,13 @@ export class Rendezvous implements WiderRendezvous {
   expect(boot: string, { domain, id, fence }: At & { readonly fence: number }): PresentAnswer {
     const claim = this.#claims.get(claimKey({ domain, id }));
     if (!claim?.fences.has(fence)) return { stale: true };
+    // A link would be refused: who asks takes the id, and meets whoever comes for it where halves are taken.
+    const { relay } = this.#parts;
+    if (!relay.accepts && relay.pairing.wouldWait({ domain, id })) return { stale: true };
     const challenge = this.#parts.challenge(boot, { domain, id });
     claim.expected++;
     claim.expectedUntilMs = this.#parts.clock.monotonicMs() + expectMs;
-    const hardClose = this.#parts.relay.pairing.waitingAt({ domain, id })?.admission.hardClose ?? false;
+    const hardClose = relay.pairing.waitingAt({ domain, id })?.admission.hardClose ?? false;
     return { challenge, hardClose };
   }
 

@@ -83,6 +83,20 @@ for (const path of paths) {
     }
   });
 
+  test(`[K7] a half that was handed on ends with the server it came from, ${path}`, async (t) => {
+    const { a, b } = twoSites(t, { path });
+    const [user, device] = await linkedPair(t, a, b);
+    // As if the half of the link, at A, had come over a link itself.
+    const [half] = a.carried;
+    a.links.arrived(half!, 'first');
+    a.links.lost('another');
+    assert.equal(a.links.outgoing, 1);
+    a.links.lost('first');
+    assert.equal((await device.closed).code, 4502);
+    assert.equal((await user.closed).code, 4502);
+    await until(() => a.links.outgoing === 0 && b.relay.sessionCount === 0, 'the end');
+  });
+
   test(`[K3] a half that has gone before its link came up is not carried, ${path}`, async (t) => {
     const { a, b } = twoSites(t, { path });
     const of = admission('gone', userIdentity());

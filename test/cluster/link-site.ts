@@ -82,6 +82,8 @@ export class Site {
   readonly linkListener: Listener;
   readonly listener: Listener;
   readonly presented: Half[] = [];
+  /** Halves of this server that were carried to another. */
+  readonly carried: Half[] = [];
   readonly ends: Promise<void>[] = [];
   /** Where a half of this server is to be carried to. */
   owner: Site | undefined;
@@ -249,6 +251,7 @@ export class Site {
       const { challenge } = answer as { challenge: string };
       const request = { challenge, fence: 1, waitedMs: 0, admission: half.admission };
       const link = await this.dialer.dial(this.servers.get(owner.boot)!, request);
+      this.carried.push(half);
       this.links.carry(half, link, owner.boot);
     } catch (error) {
       this.carryError = error;
