@@ -1,6 +1,6 @@
-import { writeSync } from 'node:fs';
+import { readSync, writeSync } from 'node:fs';
 import { homedir, userInfo } from 'node:os';
-import { Writable } from 'node:stream';
+import { type Duplex, Writable } from 'node:stream';
 import { CoupletError } from '../../core/errors.ts';
 
 /** Whether input that the terminal did not take fits by now is asked this often. */
@@ -9,6 +9,8 @@ const retryMs = 5;
 const aliveMs = 25;
 /** A process that ignores the hang-up is killed after this. */
 const killMs = 5000;
+/** More than the kernel keeps of a terminal's output, and an end for the output of a process that stays behind. */
+const maxRestBytes = 64 * 1024;
 
 /** What is used of node-pty, an optional dependency: its types are not there where it is not. */
 interface NodePty {
@@ -20,7 +22,7 @@ interface NodePtyTerminal {
   /** Descriptor of the terminal's master side (not on Windows). */
   readonly fd?: number;
   /** Reads `fd`, and closes it when it is destroyed (not public, hence the pinned version; not on Windows). */
-  readonly _socket?: { readonly destroyed?: boolean };
+  readonly _socket?: Duplex;
   onData(listener: (data: Buffer) => void): void;
   onExit(listener: (end: TerminalEnd) => void): void;
   on(event: 'close', listener: () => void): void;
@@ -66,7 +68,8 @@ export async function hasTerminals(): Promise<boolean> {
  *
  * node-pty itself queues what is written without end and asks a full terminal again without pause; and 200 ms after the
  * process has ended it throws away what a paused reader has not read. So input is written here, and reading goes on as
- * soon as a paused terminal's process is gone (what is left then is one buffer of the kernel's).
+ * soon as a paused terminal's process is gone (what is left then is one buffer of the kernel's). The last of that is read
+ * here too: on a terminal that is hung up, libuv takes a read that did not fill its buffer for the end (libuv#4992).
  */
 export class PseudoTerminal {
   readonly input: Writable;
@@ -82,6 +85,7 @@ export class PseudoTerminal {
     this.#terminal = terminal;
     this.input = this.#makeInput();
     terminal.onData(onData);
+    this.#readRestBeforeClose(onData);
     terminal.on('close', () => {
       this.#isClosed = true;
     });
@@ -128,9 +132,9 @@ export class PseudoTerminal {
     if (this.#isOpen) this.#terminal.resize(cols, rows);
   }
 
-  /** Stops reading: the process stands still once the kernel's buffer is full. */
+  /** Stops reading: the process stands still once the kernel's buffer is full. What a dead one has left is read on. */
   pause(): void {
-    if (!this.#isOpen || this.#aliveTimer !== undefined) return;
+    if (!this.#isOpen || this.#aliveTimer !== undefined || !isAlive(this.#terminal.pid)) return;
     this.#terminal.pause();
     this.#aliveTimer = setInterval(() => {
       if (!isAlive(this.#terminal.pid)) this.resume();
@@ -149,6 +153,16 @@ export class PseudoTerminal {
     this.resume();
     this.#terminal.kill('SIGHUP');
     this.#killTimer = setTimeout(() => this.#terminal.kill('SIGKILL'), killMs);
+  }
+
+  #readRestBeforeClose(onData: (data: Buffer) => void): void {
+    const { _socket: socket, fd } = this.#terminal;
+    if (socket === undefined || fd === undefined) return;
+    const destroy = socket._destroy;
+    socket._destroy = (error, done) => {
+      readRest(fd, onData);
+      destroy.call(socket, error, done);
+    };
   }
 
   #makeInput(): Writable {
@@ -177,6 +191,23 @@ export class PseudoTerminal {
       if (code === 'EAGAIN') setTimeout(() => this.#write(fd, chunk, at, done), retryMs);
       else done(code === 'EIO' ? null : (cause as Error)); // EIO: the process has just ended
     }
+  }
+}
+
+/** Reads what the kernel has of the output of a process that has ended. */
+function readRest(fd: number, onData: (data: Buffer) => void): void {
+  try {
+    for (let restBytes = maxRestBytes; restBytes > 0; ) {
+      const chunk = Buffer.alloc(4096);
+      const length = readSync(fd, chunk);
+      if (length === 0) return;
+      restBytes -= length;
+      onData(chunk.subarray(0, length));
+    }
+  } catch (cause) {
+    // EIO: hung up, and all is read; EAGAIN: a process that stays behind has written nothing more.
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code !== 'EIO' && code !== 'EAGAIN') throw cause;
   }
 }
 
