@@ -1,21 +1,25 @@
 import { parseLinkUrl } from './cluster.ts';
 import { shown } from './errors.ts';
 import type { Config } from './schema.ts';
-import { parseListen } from './setting.ts';
-
-const wildcard = /^(?:0\.0\.0\.0|[0:]*:[0:]*)$/;
+import { isWildcard, parseListen } from './setting.ts';
 
 /** Adds a line for every pair of settings that do not fit together. */
 export function crossCheckCluster(config: Config['cluster'], problems: string[]): void {
   const { redis, linkListen, advertise, linkCertFile, linkKeyFile, heartbeatMs, commandMs } = config;
   if (redis === undefined) return;
-  if (advertise === undefined && wildcard.test(parseListen(linkListen)!.host)) {
+  const { host, port } = parseListen(linkListen)!;
+  if (advertise === undefined && isWildcard(host)) {
     problems.push(
       `cluster.advertise is not set; it must be the URL under which other servers reach cluster.linkListen, which is ${shown(linkListen)}, a wildcard address`,
     );
   }
-  if (advertise !== undefined && wildcard.test(parseLinkUrl(advertise)!.host)) {
+  if (advertise !== undefined && isWildcard(parseLinkUrl(advertise)!.host)) {
     problems.push(`cluster.advertise is ${shown(advertise)}; it must name an address that other servers can reach`);
+  }
+  if (advertise !== undefined && port === 0) {
+    problems.push(
+      `cluster.linkListen is ${shown(linkListen)}; its port must be from 1 to 65535 where cluster.advertise is set`,
+    );
   }
   if ((linkCertFile === undefined) !== (linkKeyFile === undefined)) {
     const [given, absent] =

@@ -55,7 +55,7 @@ export const cluster = z
       'ws://HOST:PORT or wss://HOST:PORT with a port from 1 to 65535',
       {
         about:
-          "Under which URL the other servers reach the link listener; `wss` exactly where it has a certificate. Needed where `cluster.linkListen` is a wildcard address. With several workers it is the first one's, and the others' ports follow it.",
+          "Under which URL the other servers reach the link listener; `wss` exactly where it has a certificate. Needed where `cluster.linkListen` is a wildcard address; `cluster.linkListen` must then name its port. With several workers it is the first one's, and the others' ports follow it.",
         flag: 'advertise',
         derivedDefault: 'the address and port of the link listener',
       },

@@ -1,6 +1,6 @@
 import { shown } from './errors.ts';
 import type { Config } from './schema.ts';
-import { parseListen } from './setting.ts';
+import { isWildcard, parseListen } from './setting.ts';
 
 /** What is listened on: `count` ports from `port` on, one per worker. */
 interface Listener {
@@ -21,10 +21,20 @@ function listeners({ server, cluster }: Config): Listener[] {
   return cluster.redis === undefined ? all : [...all, of('cluster.linkListen', cluster.linkListen, workers)];
 }
 
-/** `::` takes the port of IPv4 addresses too. */
+/** `::` takes the port of IPv4 addresses too; `localhost` may be either loopback address. */
 function sharesAddress(a: string, b: string): boolean {
-  const takesAll = (host: string, other: string) => host === '::' || (host === '0.0.0.0' && !other.includes(':'));
-  return a === b || takesAll(a, b) || takesAll(b, a);
+  const one = addresses(a);
+  const other = addresses(b);
+  const takesAll = (host: string, all: readonly string[]) =>
+    isWildcard(host) && (host.includes(':') || all.some((address) => !address.includes(':')));
+  return one.some((address) => other.includes(address)) || takesAll(a, other) || takesAll(b, one);
+}
+
+/** Each in its one spelling. */
+function addresses(host: string): readonly string[] {
+  if (host.toLowerCase() === 'localhost') return ['127.0.0.1', '[::1]'];
+  const url = `http://${host.includes(':') ? `[${host}]` : host}`;
+  return [URL.canParse(url) ? new URL(url).hostname : host];
 }
 
 /** Adds a problem for every two listeners that would take the same port; 0 is any free one. */

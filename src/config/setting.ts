@@ -189,6 +189,11 @@ export function parseListen(value: string): { readonly host: string; readonly po
   return { host: (ipv6 ?? name)!, port };
 }
 
+/** True for the address that stands for all of a machine's addresses, however it is spelled. */
+export function isWildcard(host: string): boolean {
+  return /^(?:0\.0\.0\.0|[0:]*:[0:]*)$/.test(host);
+}
+
 /** True for an address or a network in CIDR form, `10.0.0.0/8` or `::1`. */
 export function isNetwork(value: string): boolean {
   const [host, prefix, ...rest] = value.split('/');

@@ -74,7 +74,7 @@ test('[K8] [R40] link listeners need ports of their own too, and several workers
   assert.throws(() => load({ workers: 2 }, { linkListen: '127.0.0.1:65535' }), {
     message: /^cluster\.linkListen is "127\.0\.0\.1:65535"; its port must be at most 65534 for 2 workers$/,
   });
-  assert.throws(() => load({ workers: 2 }, { advertise: 'ws://127.0.0.1:65535' }), {
+  assert.throws(() => load({ workers: 2 }, { linkListen: '127.0.0.1:7000', advertise: 'ws://127.0.0.1:65535' }), {
     message: /^cluster\.advertise is "ws:\/\/127\.0\.0\.1:65535"; its port must be at most 65534 for 2 workers$/,
   });
   assert.throws(() => loadConfig({ settings: { server: { workers: 2 } }, env: {} }), {

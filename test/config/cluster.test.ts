@@ -164,11 +164,25 @@ test('[K3] what is advertised is ws:// or wss:// with a port, wss exactly where 
       /^cluster\.advertise .* must be ws:\/\/HOST:PORT/,
     );
   }
-  assert.match(problems({ ...redis, 'cluster.advertise': 'wss://h:1' })[0]!, /must begin with ws:\/\/ .* is not set$/);
+  const listen = { ...redis, 'cluster.linkListen': '127.0.0.1:7000' };
+  assert.match(problems({ ...listen, 'cluster.advertise': 'wss://h:1' })[0]!, /must begin with ws:\/\/ .* is not set$/);
   const { certFile, keyFile } = makeCertificate(folder);
-  const tls = { ...redis, 'cluster.linkCertFile': certFile, 'cluster.linkKeyFile': keyFile };
+  const tls = { ...listen, 'cluster.linkCertFile': certFile, 'cluster.linkKeyFile': keyFile };
   assert.deepEqual(problems({ ...tls, 'cluster.advertise': 'wss://h:1' }), []);
   assert.match(problems({ ...tls, 'cluster.advertise': 'ws://h:1' })[0]!, /must begin with wss:\/\/ .* is set$/);
+});
+
+test('[K3] [R40] what is advertised needs a port that is known', () => {
+  for (const port of [0, 7000]) {
+    const found = problems({
+      ...redis,
+      'cluster.linkListen': `127.0.0.1:${port}`,
+      'cluster.advertise': 'ws://h:7000',
+    });
+    const message =
+      'cluster.linkListen is "127.0.0.1:0"; its port must be from 1 to 65535 where cluster.advertise is set';
+    assert.deepEqual(found, port === 0 ? [message] : []);
+  }
 });
 
 test('[K3] certificate and key of links: both or none, readable, of one another', () => {

@@ -28,6 +28,24 @@ const taken: readonly (readonly [string, object, object, string])[] = [
     'server.metricsListen is "[::]:8080"; it must differ from server.listen',
   ],
   [
+    'a wildcard however it is spelled',
+    { listen: '[0:0::0]:9464' },
+    {},
+    'server.metricsListen is "127.0.0.1:9464"; it must differ from server.listen',
+  ],
+  [
+    'an address however it is spelled',
+    { listen: '[fd00::1]:7000', metricsListen: '[FD00:0:0::1]:7000' },
+    {},
+    'server.metricsListen is "[FD00:0:0::1]:7000"; it must differ from server.listen',
+  ],
+  [
+    'localhost is a loopback address',
+    { listen: 'localhost:9464' },
+    {},
+    'server.metricsListen is "127.0.0.1:9464"; it must differ from server.listen',
+  ],
+  [
     'the metrics among the ports of workers',
     { listen: '127.0.0.1:9462', workers: 3, workerPorts: 'consecutive' },
     { redis },
@@ -61,6 +79,9 @@ for (const [what, server, cluster, message] of taken) {
 test('[K8] [R40] listeners that do not meet: other addresses, neighbours, any free port, links that are not used', () => {
   load({ listen: '127.0.0.2:9464' });
   load({ listen: '0.0.0.0:9464', metricsListen: '[::1]:9464' });
+  load({ listen: 'localhost:9464', metricsListen: '127.0.0.2:9464' });
+  load({ listen: '256.0.0.1:9464', metricsListen: '127.0.0.1:9464' });
+  load({ listen: 'one.example:9464', metricsListen: 'two.example:9464' });
   load({ listen: '127.0.0.1:9461', workers: 3, workerPorts: 'consecutive' }, { redis, linkListen: '127.0.0.1:9465' });
   load({ listen: '127.0.0.1:0', metricsListen: '127.0.0.1:0', workers: 2 }, { redis, linkListen: '127.0.0.1:0' });
   load({}, { linkListen: '127.0.0.1:8080' });
