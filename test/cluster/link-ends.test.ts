@@ -12,7 +12,7 @@ import { proofHeader } from '../../src/protocol/link-messages.ts';
 import type { Admission } from '../../src/relay/half.ts';
 import { until } from '../support/relay.ts';
 import { admission, userIdentity } from '../support/relay-doubles.ts';
-import { linkedPair, newSeal, type Path, Site, twoSites } from './link-site.ts';
+import { linkedPair, newSeal, type Path, Site, silentServer, twoSites } from './link-site.ts';
 
 const paths: readonly Path[] = loadNative().addon === undefined ? ['no-addon'] : ['native', 'portable', 'no-addon'];
 
@@ -110,6 +110,14 @@ for (const path of paths) {
     assert.equal(a.links.carry(gone, link, b.boot), false);
     await until(() => b.relay.pairing.waitingCount === 0, 'the link to be closed');
     assert.equal(a.links.outgoing, 0);
+  });
+
+  test(`[K6] [K7] a server that takes the connection and says nothing is no link, and leaves none, ${path}`, async (t) => {
+    const { a, b } = twoSites(t, { path });
+    const { linkUrl, connections } = await silentServer(t);
+    const request = linkOf(b, a, admission('silent', userIdentity()));
+    await assert.rejects(a.dialer.dial({ ...b.entry, linkUrl }, request), { code: 'CPL_PEER' });
+    await until(() => connections.length === 1 && connections[0]!.destroyed, 'the connection to end');
   });
 
   test(`[K3] a link is kept watched: its server's channel stands as long as it does, ${path}`, async (t) => {

@@ -1,6 +1,7 @@
 import { randomBytes, X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import type { TestContext } from 'node:test';
 import { WebSocket } from 'ws';
 import { LoginKey } from '../../src/auth/keys.ts';
@@ -50,6 +51,18 @@ export class ServersDouble implements Servers {
   onGone(): () => void {
     return () => undefined;
   }
+}
+
+/** What takes connections and never says a word, as a server does that stands still: its URL, and who has come. */
+export async function silentServer(t: TestContext): Promise<{ linkUrl: string; connections: Socket[] }> {
+  const connections: Socket[] = [];
+  const server = createServer((socket) => void connections.push(socket.on('error', () => undefined).resume()));
+  t.after(() => {
+    for (const socket of connections) socket.destroy();
+    server.close();
+  });
+  await once(server.listen(0, '127.0.0.1'), 'listening');
+  return { linkUrl: `ws://127.0.0.1:${(server.address() as AddressInfo).port}`, connections };
 }
 
 export function newSeal(): LinkSeal {

@@ -7,7 +7,7 @@ import { CoupletError } from '../../src/core/errors.ts';
 import { beatText, proofHeader } from '../../src/protocol/link-messages.ts';
 import { until } from '../support/relay.ts';
 import { ChannelStub } from './channel-stub.ts';
-import { newSeal, Site, twoSites } from './link-site.ts';
+import { newSeal, Site, silentServer, twoSites } from './link-site.ts';
 
 test('[K3] servers ask each other over one channel each way, in any order', async (t) => {
   const { a, b } = twoSites(t);
@@ -330,4 +330,17 @@ test('[K3] a channel that is not used is closed in good order, one that is held 
   await until(() => a.peers.channelCount === 0 && b.peers.channelCount === 0, 'the channel to be closed');
   assert.deepEqual([...a.lost, ...b.lost], []);
   assert.equal(await a.peers.ask(b.boot, 'x', {}), 1);
+});
+
+test('[K6] [K7] a server that takes the connection and says nothing is given up, and dialled anew', async (t) => {
+  const { a, b } = twoSites(t);
+  const { linkUrl, connections } = await silentServer(t);
+  const real = b.entry;
+  a.servers.entries.set(b.boot, { ...real, linkUrl });
+  await assert.rejects(a.peers.ask(b.boot, 'echo', {}, 60_000), { code: 'CPL_PEER', reason: 'unreachable' });
+  assert.equal(a.peers.channelCount, 0);
+  await until(() => connections.length === 1 && connections[0]!.destroyed, 'the one connection to end');
+  b.peers.serve('echo', (body) => body);
+  a.servers.entries.set(b.boot, real);
+  assert.deepEqual(await a.peers.ask(b.boot, 'echo', {}), {});
 });
