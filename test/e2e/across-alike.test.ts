@@ -43,7 +43,7 @@ interface Case {
   /** What the mate of whoever acts must be closed with; where nobody acts, both. */
   readonly code: number | 'any';
   /** On the other path it is no end. */
-  readonly only?: 'native';
+  readonly forwarder?: 'native';
   readonly relaySettings?: Record<string, unknown>;
   readonly settings?: Record<string, Record<string, unknown>>;
   readonly query?: Record<string, string | number>;
@@ -112,7 +112,7 @@ const cases: Case[] = [
   {
     what: 'a frame without a mask',
     code: 'any',
-    only: 'native',
+    forwarder: 'native',
     act: ({ user }) => user.send(2, 'x', { masked: false }),
   },
   { what: 'a reserved opcode', code: 'any', act: ({ device }) => device.send(5, 'x') },
@@ -185,7 +185,7 @@ async function run(
 for (const forwarder of ['native', 'portable'] as const) {
   describe(forwarder, { concurrency: 2 }, () => {
     for (const it of cases) {
-      if (it.only !== undefined && it.only !== forwarder) continue;
+      if (it.forwarder !== undefined && it.forwarder !== forwarder) continue;
       // What differs between the paths is told by the first of the cases; the others are for `npm run torture`.
       if (forwarder === 'portable' && !isWhole && cases.indexOf(it) % 3 !== 0) continue;
       test(`[K3] [R24] [R27] [R28] [R29] across as here: ${it.what}`, async (t) => {
