@@ -297,9 +297,9 @@ export class Server {
       },
     });
     this.#listener.listen();
-    const { address } = this;
+    const listeners = [this.#listener, ...(this.#cluster === undefined ? [] : [this.#cluster.listener])];
     const onProblem = (error: unknown, message: string) => this.#log.logger.error({ err: error }, message);
-    this.#rest = new Rest({ listener: this.#listener, events: this.#events, clock: this.#clock, address, onProblem });
+    this.#rest = new Rest({ listeners, events: this.#events, clock: this.#clock, address: this.address, onProblem });
   }
 
   /** Everything that counts, for the metrics. */

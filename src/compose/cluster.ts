@@ -74,10 +74,11 @@ export class Cluster {
   readonly registry: ServerRegistry;
   readonly sink: EventStreamSink;
   readonly reader: EventStreamReader;
+  /** Of links and peer channels. */
+  readonly listener: Listener;
   readonly #parts: ClusterParts;
   readonly #store: RedisStore;
   readonly #sealer: ValueSealer;
-  readonly #listener: Listener;
   readonly #endpoint: LinkEndpoint;
   readonly #native: NativeForwarder | undefined;
   readonly #dialer: LinkDialer;
@@ -136,7 +137,7 @@ export class Cluster {
       flooded: (half) => this.#relay.flooded(half),
       refused: (reason) => this.links.failed(reason),
     });
-    this.#listener = this.#listen(config());
+    this.listener = this.#listen(config());
     this.registry = new ServerRegistry({
       ...{ redis, sealer, prefix, heartbeatMs, clock, onProblem: warn },
       self: this.#self(config()),
@@ -281,7 +282,7 @@ export class Cluster {
     await this.#endpoint.allClosed(withinMs);
     await this.registry.stop();
     this.peers.close();
-    this.#listener.close();
+    this.listener.close();
   }
 
   /** The end, after everything that uses Redis. */
@@ -312,7 +313,7 @@ export class Cluster {
     const certificate = cluster.linkCertFile && new X509Certificate(readFileSync(cluster.linkCertFile));
     return {
       boot: this.boot,
-      linkUrl: cluster.advertise ?? `${scheme}://${host.includes(':') ? `[${host}]` : host}:${this.#listener.port}`,
+      linkUrl: cluster.advertise ?? `${scheme}://${host.includes(':') ? `[${host}]` : host}:${this.listener.port}`,
       fingerprint: certificate ? certificate.fingerprint256 : '',
       directory: this.#parts.devices.directoryId,
       startedMs: this.#parts.clock.nowMs(),

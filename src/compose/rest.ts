@@ -4,17 +4,18 @@ import type { Listener } from '../server/app.ts';
 import { DescriptorWatch } from '../server/descriptor-watch.ts';
 
 export interface RestParts {
-  readonly listener: Listener;
+  /** Where halves come, and in a cluster the links of other servers. */
+  readonly listeners: readonly Listener[];
   readonly events: Events;
   readonly clock: Clock;
-  /** `HOST:PORT`. */
+  /** `HOST:PORT` of the first listener. */
   readonly address: string;
   readonly onProblem: (error: unknown, message: string) => void;
 }
 
 const tryAgainMs = 1000;
 
-/** The listener rests while there are no file descriptors left [R41]. */
+/** The listeners rest while there are no file descriptors left [R41]. */
 export class Rest {
   /** Times it rested. */
   count = 0;
@@ -41,22 +42,22 @@ export class Rest {
   }
 
   #rest(reason: string): void {
-    const { clock, listener, events, address: listen } = this.#parts;
+    const { clock, listeners, events, address: listen } = this.#parts;
     this.#sinceMs = clock.monotonicMs();
     this.count++;
-    listener.rest();
+    for (const listener of listeners) listener.rest();
     events.listenerResting({ listen, reason });
   }
 
   #wake(): void {
     const since = this.#sinceMs;
     if (since === undefined || this.#stopped) return;
-    const { clock, listener, events, address: listen, onProblem } = this.#parts;
+    const { clock, listeners, events, address: listen, onProblem } = this.#parts;
     try {
-      listener.wake();
+      for (const listener of listeners) listener.wake();
     } catch (error) {
       // Somebody else may have the port for a moment.
-      onProblem(error, 'the listener could not wake');
+      onProblem(error, 'a listener could not wake');
       setTimeout(() => this.#wake(), tryAgainMs).unref();
       return;
     }

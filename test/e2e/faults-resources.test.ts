@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { connect as connectTcp, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -6,7 +7,9 @@ import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Client, connect, connectPair } from '../support/client.ts';
+import { freePort } from '../support/processes.ts';
 import { clientFrame, type RawHalf, rawHalf, upgradeHead } from '../support/raw-half.ts';
+import { startRedis } from '../support/redis.ts';
 import { until } from '../support/relay.ts';
 import { readEvents, type ServeChild, startServe } from '../support/serve.ts';
 import { missing, requireProgram } from '../support/services.ts';
@@ -97,6 +100,31 @@ describe('file descriptors', () => {
     assert.equal(serve.events().at(-1)?.action, 'stopped');
     const { stdout } = await serve.verify();
     assert.doesNotMatch(stdout, /no closing line/);
+  });
+
+  test('[R41] [K3] fault 26: none left in a cluster: links are not accepted either until it recovers', async (t) => {
+    const prlimit = requireProgram(t, 'prlimit');
+    const redis = await startRedis(t);
+    if (prlimit === undefined || redis === undefined) return;
+    const linkPort = await freePort();
+    const cluster = { redis: redis.url, linkListen: `127.0.0.1:${linkPort}` };
+    const serve = await startServe(t, { under: [prlimit, '--nofile=256:256'], settings: { cluster } });
+    const takesLinks = async () => {
+      const socket = connectTcp({ host: '127.0.0.1', port: linkPort });
+      const isTaken = await once(socket, 'connect').then(
+        () => true,
+        () => false,
+      );
+      socket.destroy();
+      return isTaken;
+    };
+    assert.equal(await takesLinks(), true);
+    const crowd = burst(t, serve, 400, 'w');
+    await until(() => count(serve, 'CPL-2006E') === 1, 'it rests');
+    assert.equal(await takesLinks(), false);
+    for (const socket of crowd) socket.destroy();
+    await until(() => count(serve, 'CPL-2007I') === 1, 'it recovered');
+    assert.equal(await takesLinks(), true);
   });
 });
 
