@@ -4,7 +4,7 @@ import { IncomingChannel } from './incoming-channel.ts';
 import type { LinkTickets } from './link-tickets.ts';
 import type { PeerNetworks } from './peer-address.ts';
 import { dialChannel } from './peer-dial.ts';
-import type { Servers } from './servers.ts';
+import type { ServerEntry, Servers } from './servers.ts';
 
 /** What the other parts of the cluster ask of other servers. */
 export interface Peers {
@@ -30,6 +30,8 @@ export interface PeerParts {
   readonly heartbeatMs: number;
   /** A handler or a listener threw: a bug. */
   failed(error: unknown): void;
+  /** A server in the registry cannot be dialled; told once, until it is reached. The text names no secret. */
+  unreachable(linkUrl: string, why: string): void;
   /** How long a channel that nothing holds is kept after the last request. */
   readonly idleMs?: number;
 }
@@ -56,6 +58,7 @@ export class PeerChannels implements Peers {
   readonly #handlers = new Map<string, (body: unknown, boot: string) => unknown>();
   readonly #listeners = new Set<(boot: string) => void>();
   readonly #sought = new Set<string>();
+  readonly #unreachable = new Set<string>();
   readonly #timer: NodeJS.Timeout;
   readonly #idleTicks: number;
   readonly #unproven = new Set<IncomingChannel>();
@@ -66,6 +69,7 @@ export class PeerChannels implements Peers {
     const tickMs = Math.max(1, Math.floor(parts.heartbeatMs / beatsPerHeartbeat));
     this.#idleTicks = Math.ceil((parts.idleMs ?? defaultIdleMs) / tickMs);
     this.#timer = setInterval(() => this.#tick(), tickMs).unref();
+    parts.servers.onGone((boot) => this.#unreachable.delete(boot));
   }
 
   /** Channels that stand, either way. */
@@ -196,7 +200,7 @@ export class PeerChannels implements Peers {
   }
 
   async #dial(boot: string): Promise<Channel> {
-    const { servers, tickets, networks } = this.#parts;
+    const { servers } = this.#parts;
     if (this.#closed) throw peerError('unreachable', 'this server is going away');
     if (boot === servers.self.boot) throw peerError('unreachable', 'a server has no peer channel to itself');
     let entry = servers.get(boot);
@@ -205,7 +209,7 @@ export class PeerChannels implements Peers {
       entry = servers.get(boot);
     }
     if (entry === undefined) throw peerError('unreachable', 'no server with this boot id is in the registry');
-    const dialled = await dialChannel(entry, { tickets, networks });
+    const dialled = await this.#dialEntry(entry);
     const channel = this.#make(boot, dialled.wire);
     dialled.listen({
       heard: (text) => {
@@ -219,6 +223,22 @@ export class PeerChannels implements Peers {
     }
     this.#out.set(boot, channel);
     return channel;
+  }
+
+  async #dialEntry(entry: ServerEntry): ReturnType<typeof dialChannel> {
+    const { boot, linkUrl } = entry;
+    try {
+      const dialled = await dialChannel(entry, this.#parts);
+      this.#unreachable.delete(boot);
+      return dialled;
+    } catch (error) {
+      const isNews = !this.#closed && !this.#unreachable.has(boot);
+      if (isNews && this.#parts.servers.get(boot) !== undefined) {
+        this.#unreachable.add(boot);
+        this.#parts.unreachable(linkUrl, (error as Error).message);
+      }
+      throw error;
+    }
   }
 
   #make(boot: string, wire: ChannelWire): Channel {

@@ -152,6 +152,7 @@ export class Cluster {
     this.peers = new PeerChannels({
       ...{ servers, tickets, networks, heartbeatMs },
       failed: (error) => onProblem(error, 'a request of another server failed'),
+      unreachable: (url, why) => warn(`no links with the server at ${url}: ${why}`),
     });
     const { peers } = this;
     this.#native = forwards && new NativeForwarder(forwards);

@@ -86,6 +86,8 @@ export class Site {
   readonly refusals: string[] = [];
   readonly failures: unknown[] = [];
   readonly lost: string[] = [];
+  /** What was told of servers that could not be dialled. */
+  readonly unreachable: string[] = [];
   readonly links: Links;
   readonly relay: Relay;
   readonly peers: PeerChannels;
@@ -129,9 +131,10 @@ export class Site {
       startedMs: 0,
       version: 'test',
     });
-    const parts = { tickets: this.tickets, networks, heartbeatMs, failed };
+    const unreachable = (url: string, why: string) => void this.unreachable.push(`${url} ${why}`);
+    const parts = { tickets: this.tickets, networks, heartbeatMs, failed, unreachable };
     const idle = options.idleMs === undefined ? {} : { idleMs: options.idleMs };
-    const late = { get: () => undefined } as unknown as ServersDouble;
+    const late = { get: () => undefined, onGone: () => () => undefined } as unknown as ServersDouble;
     let servers = late;
     this.peers = new PeerChannels({
       ...parts,

@@ -5,6 +5,7 @@ import { WebSocket } from 'ws';
 import { newChallenge } from '../../src/cluster/link-seal.ts';
 import { CoupletError } from '../../src/core/errors.ts';
 import { beatText, proofHeader } from '../../src/protocol/link-messages.ts';
+import { freePort } from '../support/processes.ts';
 import { until } from '../support/relay.ts';
 import { ChannelStub } from './channel-stub.ts';
 import { newSeal, Site, silentServer, twoSites } from './link-site.ts';
@@ -330,6 +331,31 @@ test('[K3] a channel that is not used is closed in good order, one that is held 
   await until(() => a.peers.channelCount === 0 && b.peers.channelCount === 0, 'the channel to be closed');
   assert.deepEqual([...a.lost, ...b.lost], []);
   assert.equal(await a.peers.ask(b.boot, 'x', {}), 1);
+});
+
+test('[K3] [R30] that a server cannot be dialled is told once, until it is reached; nothing secret is in it', async (t) => {
+  const { a, b } = twoSites(t);
+  b.peers.serve('echo', (body) => body);
+  const real = b.entry;
+  const linkUrl = `ws://127.0.0.1:${await freePort()}`;
+  const unreachable = { code: 'CPL_PEER' };
+  for (const isThere of [false, false, true, false]) {
+    a.servers.entries.set(b.boot, isThere ? real : { ...real, linkUrl });
+    const asked = a.peers.ask(b.boot, 'echo', {});
+    if (!isThere) {
+      await assert.rejects(asked, unreachable);
+      continue;
+    }
+    await asked;
+    b.peers.close();
+    await until(() => a.peers.channelCount === 0, 'the end of the channel');
+  }
+  const told = `${linkUrl} the server at ${linkUrl.slice(5)} cannot be reached: ECONNREFUSED`;
+  assert.deepEqual(a.unreachable, [told, told]);
+  a.servers.entries.clear();
+  await assert.rejects(a.peers.ask(b.boot, 'echo', {}), unreachable);
+  await assert.rejects(a.peers.ask(newChallenge(), 'echo', {}), unreachable);
+  assert.equal(a.unreachable.length, 2, 'who is in no registry is no news');
 });
 
 test('[K6] [K7] a server that takes the connection and says nothing is given up, and dialled anew', async (t) => {
