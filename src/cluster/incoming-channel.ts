@@ -20,10 +20,12 @@ export class IncomingChannel {
   readonly #timer: NodeJS.Timeout;
   #channel: Channel | undefined;
   #refused = false;
+  #isSettled = false;
 
   constructor(parts: IncomingParts) {
     this.#parts = parts;
-    this.#timer = setTimeout(() => this.#refuse('no proof came'), proofMs).unref();
+    // What has come while this event loop stood still is read before the dialler is judged.
+    this.#timer = setTimeout(() => setImmediate(() => this.#late()), proofMs).unref();
   }
 
   heard(text: string): void {
@@ -48,6 +50,10 @@ export class IncomingChannel {
     this.#parts.wire.terminate();
   }
 
+  #late(): void {
+    if (!this.#isSettled) this.#refuse('no proof came');
+  }
+
   #refuse(why: string): void {
     this.#refused = true;
     this.#settle();
@@ -55,6 +61,7 @@ export class IncomingChannel {
   }
 
   #settle(): void {
+    this.#isSettled = true;
     clearTimeout(this.#timer);
     this.#parts.settled();
   }
