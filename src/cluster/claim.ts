@@ -41,7 +41,7 @@ export class Claim {
   ttlMs = 0;
   /** The value of a dead or stale claim that it may take the place of. */
   instead: string | undefined;
-  /** The numbers that it has had, which this server never uses twice, and the sealed text with the last one. */
+  /** The last numbers that it has had, which this server never uses twice, and the sealed text with the newest one. */
   readonly fences = new Set<number>();
   value = '';
   readonly at: At;

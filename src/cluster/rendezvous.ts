@@ -14,6 +14,8 @@ const lookMs = 2000;
 const sweepMs = 1000;
 /** Claims looked after at the same time: few, as whoever claims an id meanwhile waits behind them, with a deadline. */
 const maxLooks = 100;
+/** Numbers of a claim that its server still answers for: who has read an older one is told to look again. */
+const maxFences = 8;
 
 /**
  * [K2] Where halves meet in a cluster. A half whose id nobody has here claims it in Redis; where another server has it,
@@ -207,6 +209,8 @@ export class Rendezvous implements WiderRendezvous {
     const { seal, boot } = this.#parts;
     const fence = this.#nextFence++;
     claim.fences.add(fence);
+    const [oldest] = claim.fences;
+    if (claim.fences.size > maxFences) claim.fences.delete(oldest!);
     claim.value = seal(claim.key, { boot, fence });
   }
 
