@@ -36,6 +36,8 @@ interface OutgoingLink {
 const maxDelayMs = 2_147_483_647;
 /** Every forwarder closes its sockets by its own deadlines; after those, so much longer for a broken one. */
 const lastMs = 1000;
+/** In this time a session's own server has ended what a change of rights ends. */
+const ownerRevokesMs = 500;
 
 /**
  * [K3] [K7] The links of this server. Outgoing: a half is here and its session is another server's; what it sends goes
@@ -126,6 +128,23 @@ export class Links {
       if (isLost) outgoing.pair?.end('peer-error', closeCodes.peerError, 'its server died');
     }
     for (const [half, from] of this.#in) if (from === boot) this.#parts.incomingLost(half);
+  }
+
+  /** Halves that are carried from here to other servers. */
+  *carried(): Iterable<Half> {
+    for (const { half } of this.#out) yield half;
+  }
+
+  /**
+   * [T4] A carried half has lost its right. Its session's server ends the session and puts that on record; where it looked
+   * before the half had come, the link ends here.
+   */
+  revoke(half: Half): void {
+    setTimeout(() => {
+      for (const { half: carried, pair } of this.#out) {
+        if (carried === half) pair?.end('revoked', closeCodes.revoked, 'revoked');
+      }
+    }, ownerRevokesMs).unref();
   }
 
   /**

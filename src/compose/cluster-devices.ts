@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import type { AgentState } from '../api/parts.ts';
+import type { Links } from '../cluster/link.ts';
 import { Presence, type PresenceEntry, type PresenceParts, replacedSchema } from '../cluster/presence.ts';
 import type { Clock } from '../core/clock.ts';
 import { type TunnelReport, tunnelReportSchema } from '../protocol/agent-messages.ts';
@@ -12,6 +13,7 @@ import type { PeerCalls } from './peer-calls.ts';
 /** What devices need of a cluster. */
 export interface DeviceCluster extends Pick<PresenceParts, 'boot' | 'store' | 'redis' | 'servers' | 'seal' | 'unseal'> {
   readonly peers: PeerCalls;
+  readonly links: Pick<Links, 'carried' | 'revoke'>;
   /** Lets a half wait for its mate, or meet it, on whichever server; see `TunnelParts.join`. */
   join(half: Half, settled?: () => void): void;
 }

@@ -217,6 +217,7 @@ export class Cluster {
     return {
       boot: this.boot,
       peers: this.peers,
+      links: this.links,
       store: this.#store,
       redis: this.redis,
       servers: this.registry,

@@ -11,6 +11,7 @@ import type { Clock } from '../core/clock.ts';
 import { DirectoryEventSink } from '../directory/event-sink.ts';
 import { openDirectory } from '../directory/open.ts';
 import type { DeviceFigures } from '../metrics/sources.ts';
+import { closeCodes } from '../protocol/close-codes.ts';
 import { isMessengerId } from '../protocol/relay-query.ts';
 import type { KnownParties, RecordingSelection } from '../recording/policy.ts';
 import type { Admission } from '../relay/half.ts';
@@ -197,8 +198,14 @@ export class Devices implements DirectoryDecisions {
       sessions: () => relay.sessions(),
       isRunning: (session) => relay.isRunning(session),
       revoked: observer.revoked,
-      waiting: () => relay.waiting(),
-      turnAway: (half) => relay.turnAway(half, 'revoked', 4410, 'revoked'),
+      *waiting() {
+        yield* relay.waiting();
+        if (cluster !== undefined) yield* cluster.links.carried();
+      },
+      turnAway: (half) => {
+        if (half.state === 'linked') cluster?.links.revoke(half);
+        else relay.turnAway(half, 'revoked', closeCodes.revoked, 'revoked');
+      },
       failed,
     });
     if (cluster !== undefined) {

@@ -9,8 +9,9 @@ export interface RevocationParts {
   sessions(): Iterable<RunningSession>;
   /** Whether it has not ended meanwhile. */
   isRunning(session: RunningSession): boolean;
+  /** Halves that wait, and those whose session is another server's: that may have looked before they came. */
   waiting(): Iterable<Half>;
-  /** Closes a half that waits, with 4410. */
+  /** Closes such a half with 4410. */
   turnAway(half: Half): void;
   /** Told before the session ends; `reason` is of `StandingAnswer` or `NoPermit`. */
   revoked(session: Session, reason: string): void;

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { adminRights } from '../../src/core/rights.ts';
 import { parseTunnelValue } from '../../src/protocol/tunnel-command.ts';
 import { until } from '../support/relay.ts';
 import { type AgentDouble, TestCluster } from './cluster-member.ts';
@@ -278,6 +279,23 @@ test('[T4] [K4] a right taken away on one server has ended the sessions on the o
   await a!.directory.devices.revoke(agent.nodeid);
   await a!.devices.spreadChanges();
   assert.deepEqual(agent.closes, [{ code: 4410, reason: 'revoked' }], '[T9] and its agent is gone');
+});
+
+test('[T4] [K3] a right taken away ends halves that are carried to another server too: that may have looked before they came', async (t) => {
+  const cluster = await TestCluster.start(t);
+  const [a] = cluster.members;
+  const { directory } = a!;
+  const agent = await cluster.agentOn(a!);
+  const bob = await directory.users.create({ name: 'bob' });
+  await directory.links.grant(bob.id, cluster.group.id, adminRights);
+  a!.claiming = () => Promise.resolve('linked');
+  const ofAlice = await a!.user(cluster.alice, agent.nodeid, 'one');
+  const ofBob = await a!.user(bob, agent.nodeid, 'two');
+  await until(() => a!.carried.length === 2, 'both are carried');
+  await directory.links.revoke(bob.id, cluster.group.id);
+  await a!.devices.spreadChanges();
+  assert.deepEqual(a!.revokedLinks, [ofBob]);
+  assert.equal(ofAlice.state, 'linked');
 });
 
 test('[T4] a server that does not acknowledge a change is counted, holds nobody up, and finds it by itself', async (t) => {

@@ -118,6 +118,9 @@ export class Member {
   /** What routing told, a word or more each. */
   readonly told: string[] = [];
   readonly failures: unknown[];
+  /** Halves that are carried to other servers, and what was said of them. */
+  readonly carried: Half[] = [];
+  readonly revokedLinks: Half[] = [];
   /** Who joins waits for it, and is not there before; then it says whether the half is carried to another server. */
   claiming: (() => Promise<'here' | 'linked'>) | undefined;
 
@@ -152,6 +155,7 @@ export class Member {
       },
       cluster: {
         ...{ boot, peers, store: redis, redis, servers, ...sealing },
+        links: { carried: () => this.carried.values(), revoke: (half) => void this.revokedLinks.push(half) },
         join: (half, settled) => this.#join(half, settled),
       },
     });
@@ -163,8 +167,10 @@ export class Member {
 
   #join(half: Half, settled: (() => void) | undefined): void {
     const done = (where: 'here' | 'linked') => {
-      if (where === 'linked') half.state = 'linked';
-      else if (half.state === 'new') this.relay.join(half);
+      if (where === 'linked') {
+        half.state = 'linked';
+        this.carried.push(half);
+      } else if (half.state === 'new') this.relay.join(half);
       settled?.();
     };
     if (this.claiming === undefined) done('here');
