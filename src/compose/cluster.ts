@@ -21,6 +21,7 @@ import { Rendezvous } from '../cluster/rendezvous.ts';
 import type { Presentation } from '../cluster/rendezvous-parts.ts';
 import { ValueSealer } from '../cluster/sealed-value.ts';
 import { ServerRegistry } from '../cluster/servers.ts';
+import { parseLinkUrl } from '../config/cluster.ts';
 import { parseRedisUrl, type RedisTarget } from '../config/redis-url.ts';
 import type { Config } from '../config/schema.ts';
 import { parseListen } from '../config/setting.ts';
@@ -144,8 +145,7 @@ export class Cluster {
     });
     const servers = this.registry;
     servers.onJoined(({ linkUrl }) => {
-      const { hostname } = new URL(linkUrl);
-      const host = hostname.replace(/^\[(.*)\]$/, '$1');
+      const host = parseLinkUrl(linkUrl)?.host ?? '';
       if (isIP(host) === 0 || networks.includes(host)) return;
       warn(`no links with the server at ${linkUrl}: cluster.peerNetworks is ${cluster.peerNetworks.join(', ')}`);
     });

@@ -13,6 +13,11 @@ export function crossCheckCluster(config: Config['cluster'], problems: string[])
       `cluster.advertise is not set; it must be the URL under which other servers reach cluster.linkListen, which is ${shown(linkListen)}, a wildcard address`,
     );
   }
+  if (advertise === undefined && parseLinkUrl(`ws://${linkListen.replace(/\d+$/, '1')}`) === undefined) {
+    problems.push(
+      `cluster.linkListen is ${shown(linkListen)}; its host must be one of a URL, or cluster.advertise is set`,
+    );
+  }
   if (advertise !== undefined && isWildcard(parseLinkUrl(advertise)!.host)) {
     problems.push(`cluster.advertise is ${shown(advertise)}; it must name an address that other servers can reach`);
   }

@@ -32,7 +32,7 @@ export function parseLinkUrl(
   value: string,
 ): { readonly tls: boolean; readonly host: string; readonly port: number } | undefined {
   const match = /^ws(s)?:\/\/([^/?#@]+)$/.exec(value);
-  const at = match === null ? undefined : parseListen(match[2]!);
+  const at = match === null || !URL.canParse(value) ? undefined : parseListen(match[2]!);
   return at === undefined || at.port === 0 ? undefined : { tls: match![1] !== undefined, ...at };
 }
 

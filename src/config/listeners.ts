@@ -1,6 +1,6 @@
 import { shown } from './errors.ts';
 import type { Config } from './schema.ts';
-import { isWildcard, parseListen } from './setting.ts';
+import { canonicalHost, parseListen } from './setting.ts';
 
 /** What is listened on: `count` ports from `port` on, one per worker. */
 interface Listener {
@@ -23,18 +23,15 @@ function listeners({ server, cluster }: Config): Listener[] {
 
 /** `::` takes the port of IPv4 addresses too; `localhost` may be either loopback address. */
 function sharesAddress(a: string, b: string): boolean {
-  const one = addresses(a);
-  const other = addresses(b);
+  const [one, other] = [addresses(a), addresses(b)];
   const takesAll = (host: string, all: readonly string[]) =>
-    isWildcard(host) && (host.includes(':') || all.some((address) => !address.includes(':')));
-  return one.some((address) => other.includes(address)) || takesAll(a, other) || takesAll(b, one);
+    host === '::' || (host === '0.0.0.0' && all.some((address) => !address.includes(':')));
+  return one.some((address) => other.includes(address)) || takesAll(one[0]!, other) || takesAll(other[0]!, one);
 }
 
-/** Each in its one spelling. */
 function addresses(host: string): readonly string[] {
-  if (host.toLowerCase() === 'localhost') return ['127.0.0.1', '[::1]'];
-  const url = `http://${host.includes(':') ? `[${host}]` : host}`;
-  return [URL.canParse(url) ? new URL(url).hostname : host];
+  const canonical = canonicalHost(host);
+  return canonical === 'localhost' ? ['127.0.0.1', '::1'] : [canonical];
 }
 
 /** Adds a problem for every two listeners that would take the same port; 0 is any free one. */

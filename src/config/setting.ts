@@ -1,5 +1,6 @@
 import { isIP } from 'node:net';
 import { z } from 'zod';
+import { canonicalAddress } from '../core/canonical-address.ts';
 
 /** What is known of one setting besides its zod type; kept in {@link settingRegistry}, beside the type. */
 export interface SettingMeta {
@@ -189,9 +190,17 @@ export function parseListen(value: string): { readonly host: string; readonly po
   return { host: (ipv6 ?? name)!, port };
 }
 
-/** True for the address that stands for all of a machine's addresses, however it is spelled. */
+/** A host in its one spelling: `0` is `0.0.0.0`, `[::0]` and `::ffff:0.0.0.0` are wildcards too, names are lower case. */
+export function canonicalHost(host: string): string {
+  const url = `http://${host.includes(':') ? `[${host}]` : host}`;
+  const { hostname } = URL.canParse(url) ? new URL(url) : { hostname: host.toLowerCase() };
+  const plain = hostname.replace(/^\[(.*)\]$/, '$1');
+  return canonicalAddress(plain) ?? plain;
+}
+
+/** True for the address that stands for all of a machine's addresses. */
 export function isWildcard(host: string): boolean {
-  return /^(?:0\.0\.0\.0|[0:]*:[0:]*)$/.test(host);
+  return ['0.0.0.0', '::'].includes(canonicalHost(host));
 }
 
 /** True for an address or a network in CIDR form, `10.0.0.0/8` or `::1`. */

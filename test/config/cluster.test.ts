@@ -142,7 +142,7 @@ test('[K1] [R40] what is no Redis URL is refused, and never shown', () => {
 });
 
 test('[K3] a wildcard link listener needs an address to advertise', () => {
-  for (const host of ['0.0.0.0', '[::]', '[0:0:0:0:0:0:0:0]', '[::0]']) {
+  for (const host of ['0.0.0.0', '0', '[::]', '[0:0:0:0:0:0:0:0]', '[::0]', '[::ffff:0.0.0.0]']) {
     const [problem, ...more] = problems({ ...redis, 'cluster.linkListen': `${host}:7000` });
     assert.deepEqual(more, []);
     assert.match(problem!, /^cluster\.advertise is not set; it must be the URL .*wildcard address$/);
@@ -157,7 +157,16 @@ test('[K3] a wildcard link listener needs an address to advertise', () => {
 
 test('[K3] what is advertised is ws:// or wss:// with a port, wss exactly where links have a certificate', () => {
   assert.deepEqual(parseLinkUrl('wss://[::1]:7000'), { tls: true, host: '::1', port: 7000 });
-  for (const text of ['http://h:1', 'ws://h', 'ws://h:0', 'ws://h:1/', 'ws://u@h:1', 'ws://h:1?x', '']) {
+  for (const text of [
+    'http://h:1',
+    'ws://h',
+    'ws://h:0',
+    'ws://h:1/',
+    'ws://u@h:1',
+    'ws://h:1?x',
+    'ws://256.0.0.1:1',
+    '',
+  ]) {
     assert.equal(parseLinkUrl(text), undefined, text);
     assert.match(
       problems({ ...redis, 'cluster.advertise': text })[0]!,
@@ -170,6 +179,14 @@ test('[K3] what is advertised is ws:// or wss:// with a port, wss exactly where 
   const tls = { ...listen, 'cluster.linkCertFile': certFile, 'cluster.linkKeyFile': keyFile };
   assert.deepEqual(problems({ ...tls, 'cluster.advertise': 'wss://h:1' }), []);
   assert.match(problems({ ...tls, 'cluster.advertise': 'ws://h:1' })[0]!, /must begin with wss:\/\/ .* is set$/);
+});
+
+test('[K3] [R40] a link listener that makes no URL needs one to advertise', () => {
+  for (const linkListen of ['[fe80::1%eth0]:7000', '256.0.0.1:7000']) {
+    const message = `cluster.linkListen is "${linkListen}"; its host must be one of a URL, or cluster.advertise is set`;
+    assert.deepEqual(problems({ ...redis, 'cluster.linkListen': linkListen }), [message]);
+    assert.deepEqual(problems({ ...redis, 'cluster.linkListen': linkListen, 'cluster.advertise': 'ws://h:7000' }), []);
+  }
 });
 
 test('[K3] [R40] what is advertised needs a port that is known', () => {

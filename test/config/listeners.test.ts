@@ -40,6 +40,18 @@ const taken: readonly (readonly [string, object, object, string])[] = [
     'server.metricsListen is "[FD00:0:0::1]:7000"; it must differ from server.listen',
   ],
   [
+    'a wildcard as some write it',
+    { listen: '0:9464' },
+    {},
+    'server.metricsListen is "127.0.0.1:9464"; it must differ from server.listen',
+  ],
+  [
+    'an IPv4 address in IPv6',
+    { listen: '[::ffff:127.0.0.1]:9464' },
+    {},
+    'server.metricsListen is "127.0.0.1:9464"; it must differ from server.listen',
+  ],
+  [
     'localhost is a loopback address',
     { listen: 'localhost:9464' },
     {},

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { canonicalAddress } from '../../src/core/canonical-address.ts';
 import { CoupletError } from '../../src/core/errors.ts';
-import { canonicalAddress, TrustedProxies } from '../../src/server/address.ts';
+import { TrustedProxies } from '../../src/server/address.ts';
 
 const proxies = new TrustedProxies(['10.0.0.0/8', '192.0.2.1', 'fd00::/8', '::1']);
 
