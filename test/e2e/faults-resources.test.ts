@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { connect as connectTcp, type Socket } from 'node:net';
+import { connect as connectTcp, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
@@ -119,12 +119,32 @@ describe('file descriptors', () => {
       return isTaken;
     };
     assert.equal(await takesLinks(), true);
-    const crowd = burst(t, serve, 400, 'w');
-    await until(() => count(serve, 'CPL-2006E') === 1, 'it rests');
-    assert.equal(await takesLinks(), false);
+    const { user, device } = await connectPair(t, serve, 'stays');
+    const rest = async (round: number) => {
+      const crowd = burst(t, serve, 400, `w${round}-`);
+      await until(() => count(serve, 'CPL-2006E') === round, 'it rests');
+      assert.equal(await takesLinks(), false);
+      return crowd;
+    };
+    const crowd = await rest(1);
+    // Somebody else has the port of the links meanwhile: halves are taken again all the same.
+    const stranger = createServer().listen(linkPort, '127.0.0.1');
+    t.after(() => stranger.close());
+    await once(stranger, 'listening');
     for (const socket of crowd) socket.destroy();
     await until(() => count(serve, 'CPL-2007I') === 1, 'it recovered');
-    assert.equal(await takesLinks(), true);
+    assert.equal(await freshMetric(serve, 'couplet_listener_resting'), 0);
+    stranger.close();
+    await once(stranger, 'close');
+    await until(takesLinks, 'it takes links again');
+
+    // Who drains is still asked by the other servers.
+    await rest(2);
+    serve.signal('SIGTERM');
+    await until(takesLinks, 'other servers reach it while it drains');
+    await echo(user, device, 'goes on');
+    user.ws.close(1000);
+    assert.deepEqual(await serve.exited, { code: 0, signal: '' });
   });
 });
 
