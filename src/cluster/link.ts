@@ -48,10 +48,11 @@ export class Links {
   /** Links that did not come about, by reason. */
   readonly failures = new Map<string, number>();
   readonly #parts: LinkParts;
-  readonly #out = new Set<OutgoingLink>();
+  readonly #out = new Map<Half, OutgoingLink>();
   readonly #in = new Map<Half, string>();
   /** By server: how many outgoing links there are, and what lets its channel go. */
   readonly #servers = new Map<string, { links: number; readonly release: () => void }>();
+  readonly #revoking = new Set<{ readonly left: Set<Half>; readonly done: () => void }>();
   #emptied: (() => void)[] = [];
 
   constructor(parts: LinkParts) {
@@ -99,14 +100,14 @@ export class Links {
     }
     half.state = 'linked';
     const outgoing: OutgoingLink = { half, boot, pair: undefined };
-    this.#out.add(outgoing);
+    this.#out.set(half, outgoing);
     this.#hold(boot);
     const { native, portable } = this.#parts;
     const isNative = native !== undefined && isHeld(link) && isHeld(half.socket);
     const onEnd = (_end: PairEnd) => this.#over(outgoing);
     const pair = (isNative ? native : portable).pair(half.socket, link, '', this.#options(half, hardClose), onEnd);
     // An end may come while the pair is being made.
-    if (this.#out.has(outgoing)) outgoing.pair = pair;
+    if (this.#out.has(half)) outgoing.pair = pair;
     return true;
   }
 
@@ -122,7 +123,7 @@ export class Links {
 
   /** [K7] A server is lost: what is linked there and what is linked from there ends. */
   lost(boot: string): void {
-    for (const outgoing of this.#out) {
+    for (const outgoing of this.#out.values()) {
       // A half that was handed on from here may itself have come from the server that is lost.
       const isLost = outgoing.boot === boot || this.#in.get(outgoing.half) === boot;
       if (isLost) outgoing.pair?.end('peer-error', closeCodes.peerError, 'its server died');
@@ -131,20 +132,30 @@ export class Links {
   }
 
   /** Halves that are carried from here to other servers. */
-  *carried(): Iterable<Half> {
-    for (const { half } of this.#out) yield half;
+  carried(): Iterable<Half> {
+    return this.#out.keys();
   }
 
   /**
-   * [T4] A carried half has lost its right. Its session's server ends the session and puts that on record; where it looked
-   * before the half had come, the link ends here.
+   * [T4] Carried halves have lost their right. Their sessions' servers end the sessions and put that on record; where one
+   * looked before the half had come, the link ends here. Resolves when all are ended.
    */
-  revoke(half: Half): void {
-    setTimeout(() => {
-      for (const { half: carried, pair } of this.#out) {
-        if (carried === half) pair?.end('revoked', closeCodes.revoked, 'revoked');
-      }
-    }, ownerRevokesMs).unref();
+  revoke(halves: readonly Half[]): Promise<void> {
+    const left = new Set(halves.filter((half) => this.#out.has(half)));
+    if (left.size === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      const done = () => {
+        clearTimeout(timer);
+        this.#revoking.delete(revoking);
+        resolve();
+      };
+      const revoking = { left, done };
+      const timer = setTimeout(() => {
+        for (const half of [...left]) this.#out.get(half)?.pair?.end('revoked', closeCodes.revoked, 'revoked');
+        done();
+      }, ownerRevokesMs);
+      this.#revoking.add(revoking);
+    });
   }
 
   /**
@@ -153,7 +164,7 @@ export class Links {
    */
   async drain(drainMs: number, spreadMs: number, signal: AbortSignal): Promise<void> {
     await this.empty(drainMs, signal);
-    const left = [...this.#out];
+    const left = [...this.#out.values()];
     const stepMs = left.length === 0 ? 0 : spreadMs / left.length;
     let aheadMs = 0;
     for (const { pair } of left) {
@@ -204,8 +215,9 @@ export class Links {
   }
 
   #over(outgoing: OutgoingLink): void {
-    if (!this.#out.delete(outgoing)) return;
+    if (!this.#out.delete(outgoing.half)) return;
     outgoing.half.state = 'closed';
+    for (const { left, done } of this.#revoking) if (left.delete(outgoing.half) && left.size === 0) done();
     const server = this.#servers.get(outgoing.boot);
     if (server !== undefined && --server.links === 0) {
       this.#servers.delete(outgoing.boot);

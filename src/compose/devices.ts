@@ -198,14 +198,10 @@ export class Devices implements DirectoryDecisions {
       sessions: () => relay.sessions(),
       isRunning: (session) => relay.isRunning(session),
       revoked: observer.revoked,
-      *waiting() {
-        yield* relay.waiting();
-        if (cluster !== undefined) yield* cluster.links.carried();
-      },
-      turnAway: (half) => {
-        if (half.state === 'linked') cluster?.links.revoke(half);
-        else relay.turnAway(half, 'revoked', closeCodes.revoked, 'revoked');
-      },
+      waiting: () => relay.waiting(),
+      turnAway: (half) => relay.turnAway(half, 'revoked', closeCodes.revoked, 'revoked'),
+      carried: () => cluster?.links.carried() ?? [],
+      endCarried: async (halves) => cluster?.links.revoke(halves),
       failed,
     });
     if (cluster !== undefined) {

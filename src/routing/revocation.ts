@@ -9,10 +9,13 @@ export interface RevocationParts {
   sessions(): Iterable<RunningSession>;
   /** Whether it has not ended meanwhile. */
   isRunning(session: RunningSession): boolean;
-  /** Halves that wait, and those whose session is another server's: that may have looked before they came. */
   waiting(): Iterable<Half>;
-  /** Closes such a half with 4410. */
+  /** Closes a half that waits, with 4410. */
   turnAway(half: Half): void;
+  /** Halves whose session is another server's: that may have looked before they came. */
+  carried(): Iterable<Half>;
+  /** Sees to it that they end. */
+  endCarried(halves: readonly Half[]): Promise<void>;
   /** Told before the session ends; `reason` is of `StandingAnswer` or `NoPermit`. */
   revoked(session: Session, reason: string): void;
   /** The directory could not be asked: nobody loses a session for that, and it is asked again at the next change. */
@@ -73,6 +76,12 @@ export class Revocation {
       this.#parts.revoked(session, reason);
       session.pair.end('revoked', closeCodes.revoked, 'revoked');
     }
+    const carried: Half[] = [];
+    for (const half of [...this.#parts.carried()]) {
+      if (touches(half.admission, half.admission.nodeid) && (await this.#whyNot(half.admission)) !== '')
+        carried.push(half);
+    }
+    await this.#parts.endCarried(carried);
   }
 
   async #whyNotSession(session: RunningSession): Promise<string> {

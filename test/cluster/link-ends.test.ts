@@ -97,19 +97,26 @@ for (const path of paths) {
     await until(() => a.links.outgoing === 0 && b.relay.sessionCount === 0, 'the end');
   });
 
-  test(`[T4] a carried half that has lost its right is closed with its mate where the owner did not see to it, ${path}`, async (t) => {
-    const { a, b } = twoSites(t, { path });
-    const [user, device] = await linkedPair(t, a, b);
-    const [half, ...more] = a.links.carried();
-    assert.deepEqual(more, []);
-    assert.equal(half?.state, 'linked');
-    a.links.revoke(half!);
-    assert.equal((await user.closed).code, 4410);
-    assert.equal((await device.closed).code, 4410);
-    await until(() => a.links.outgoing === 0 && b.relay.sessionCount === 0, 'the end');
-    assert.equal(b.observer.ended.at(-1)?.end.outcome, 'revoked');
-    a.links.revoke(half!);
-  });
+  for (const ownerSaw of [true, false]) {
+    const who = ownerSaw ? 'the owner, which puts it on record' : 'its link where the owner saw nothing of it';
+    test(`[T4] a carried half that has lost its right is ended by ${who}, ${path}`, async (t) => {
+      const { a, b } = twoSites(t, { path });
+      const [user, device] = await linkedPair(t, a, b);
+      const [half, ...more] = a.links.carried();
+      assert.deepEqual(more, []);
+      assert.equal(half?.state, 'linked');
+      const [session] = b.relay.sessions();
+      const revoked = a.links.revoke([half!]);
+      assert.equal(half?.state, 'linked', 'the owner comes first');
+      if (ownerSaw) b.relay.revoke(session!.user.domain, session!.user.id);
+      await revoked;
+      assert.equal((await user.closed).code, 4410);
+      assert.equal((await device.closed).code, 4410);
+      await until(() => a.links.outgoing === 0 && b.relay.sessionCount === 0, 'the end');
+      assert.equal(b.observer.ended.at(-1)?.end.outcome, 'revoked');
+      await a.links.revoke([half!]);
+    });
+  }
 
   test(`[K3] a half that has gone before its link came up is not carried, ${path}`, async (t) => {
     const { a, b } = twoSites(t, { path });

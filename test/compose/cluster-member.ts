@@ -155,7 +155,10 @@ export class Member {
       },
       cluster: {
         ...{ boot, peers, store: redis, redis, servers, ...sealing },
-        links: { carried: () => this.carried.values(), revoke: (half) => void this.revokedLinks.push(half) },
+        links: {
+          carried: () => this.carried.values(),
+          revoke: async (halves) => void this.revokedLinks.push(...halves),
+        },
         join: (half, settled) => this.#join(half, settled),
       },
     });
