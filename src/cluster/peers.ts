@@ -226,19 +226,24 @@ export class PeerChannels implements Peers {
   }
 
   async #dialEntry(entry: ServerEntry): ReturnType<typeof dialChannel> {
-    const { boot, linkUrl } = entry;
     try {
       const dialled = await dialChannel(entry, this.#parts);
-      this.#unreachable.delete(boot);
+      this.#unreachable.delete(entry.boot);
       return dialled;
     } catch (error) {
-      const isNews = !this.#closed && !this.#unreachable.has(boot);
-      if (isNews && this.#parts.servers.get(boot) !== undefined) {
-        this.#unreachable.add(boot);
-        this.#parts.unreachable(linkUrl, (error as Error).message);
-      }
+      void this.#tellUnreachable(entry, (error as Error).message);
       throw error;
     }
+  }
+
+  /** Not of one that has just left. */
+  async #tellUnreachable({ boot, linkUrl }: ServerEntry, why: string): Promise<void> {
+    if (this.#closed || this.#unreachable.has(boot)) return;
+    this.#unreachable.add(boot);
+    const { servers } = this.#parts;
+    await servers.refresh().catch(() => {}); // with Redis down what was known stands
+    if (servers.get(boot) === undefined) this.#unreachable.delete(boot);
+    else this.#parts.unreachable(linkUrl, why);
   }
 
   #make(boot: string, wire: ChannelWire): Channel {

@@ -351,11 +351,17 @@ test('[K3] [R30] that a server cannot be dialled is told once, until it is reach
     await until(() => a.peers.channelCount === 0, 'the end of the channel');
   }
   const told = `${linkUrl} the server at ${linkUrl.slice(5)} cannot be reached: ECONNREFUSED`;
+  await until(() => a.unreachable.length === 2, 'both are told');
   assert.deepEqual(a.unreachable, [told, told]);
   a.servers.entries.clear();
   await assert.rejects(a.peers.ask(b.boot, 'echo', {}), unreachable);
   await assert.rejects(a.peers.ask(newChallenge(), 'echo', {}), unreachable);
-  assert.equal(a.unreachable.length, 2, 'who is in no registry is no news');
+  const leaving = newChallenge();
+  a.servers.entries.set(leaving, { ...real, boot: leaving, linkUrl });
+  a.servers.refresh = async () => void a.servers.entries.delete(leaving);
+  await assert.rejects(a.peers.ask(leaving, 'echo', {}), unreachable);
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual(a.unreachable, [told, told], 'who is not in the registry, or has just left it, is no news');
 });
 
 test('[K6] [K7] a server that takes the connection and says nothing is given up, and dialled anew', async (t) => {
