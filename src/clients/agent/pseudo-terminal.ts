@@ -160,8 +160,13 @@ export class PseudoTerminal {
     if (socket === undefined || fd === undefined) return;
     const destroy = socket._destroy;
     socket._destroy = (error, done) => {
-      readRest(fd, onData);
-      destroy.call(socket, error, done);
+      let failure = error;
+      try {
+        readRest(fd, onData);
+      } catch (cause) {
+        failure ??= cause as Error;
+      }
+      destroy.call(socket, failure, done);
     };
   }
 
@@ -215,8 +220,9 @@ function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
     return true;
-  } catch {
-    return false;
+  } catch (cause) {
+    // EPERM: it runs as another user.
+    return (cause as NodeJS.ErrnoException).code === 'EPERM';
   }
 }
 
