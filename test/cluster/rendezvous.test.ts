@@ -89,3 +89,26 @@ test('[K2] [R39] a server that drains gives an id up whose half has left, whoeve
   // The link that was expected has been refused, and who dialled it asks again.
   assert.deepEqual(rendezvous.expect('other', question), { stale: true });
 });
+
+test('[K2] a claim answers for its last eight numbers: who has read an older one looks again', async (t) => {
+  const relay = newRelay();
+  const redis = steady();
+  const fences: number[] = [];
+  const claim = async (_key: string, value: string) => void fences.push(Number(value));
+  const rendezvous = alone(relay, redis, { claim, take: claim, release: async () => {} });
+  rendezvous.start();
+  t.after(() => rendezvous.stop());
+  const half = new Half(admission('x', userIdentity()), new SocketDouble());
+  rendezvous.enter(half);
+  for (let count = 1; count <= 10; count++) {
+    await until(() => fences.length === count && half.state === 'waiting', 'it is claimed');
+    redis.epoch++;
+    rendezvous.sweep();
+  }
+  await until(() => fences.length === 11, 'the last claim');
+  const answers = fences.map((fence) => rendezvous.expect('other', { domain: '', id: 'x', fence }));
+  assert.deepEqual(
+    answers.map((answer) => 'challenge' in answer),
+    fences.map((_fence, i) => i >= fences.length - 8),
+  );
+});
