@@ -3,6 +3,7 @@ import { rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
 import { verifyRecording } from '../../src/recording/verify.ts';
+import { claimsIn } from '../support/cluster.ts';
 import { relayPath, userCookie } from '../support/raw-answer.ts';
 import { clientFrame, type RawHalf, rawHalf } from '../support/raw-half.ts';
 import { readRecording, recordingsIn } from '../support/recordings.ts';
@@ -35,6 +36,9 @@ const closeFrame = (code: number, reason = '') => {
   payload.write(reason, 2);
   return clientFrame(8, payload);
 };
+
+/** Whether a half has its place: who comes after it comes to it, wherever. */
+const isClaimed = async ({ redis }: TestRelay) => (await claimsIn(redis!)).length > 0;
 
 const isWhole = process.env.COUPLET_TEST_ROUNDS !== undefined;
 
@@ -232,6 +236,7 @@ for (const forwarder of ['native', 'portable'] as const) {
         // Who waits is here, and what comes arrives at the other server.
         const side = other[1] === 'alice' ? 'device' : 'user';
         const waiting = await rawHalf(t, relay.server.port, relay.path(side, 'x'));
+        await until(() => isClaimed(relay), 'it has its place');
         const newcomer = await rawHalf(t, relay.other!.port, relay.path(other[0], 'x', {}, other[1]));
         assert.match(await ending(newcomer), new RegExp(`^${code} .`));
         assert.equal(waiting.ended, false);
@@ -279,6 +284,7 @@ test('[K3] [R20] [R33] a recorded session across: cr on both sides, the file who
   for (const first of ['user', 'device'] as const) {
     const relay = await startRelay(t, { across: true, settings });
     const halves = { [first]: await rawHalf(t, relay.portOf(first), relay.path(first, 'rec', { p: 1 })) };
+    await until(() => isClaimed(relay), 'its server has the session');
     const second = first === 'user' ? 'device' : 'user';
     halves[second] = await rawHalf(t, relay.portOf(second), relay.path(second, 'rec', { p: 1 }));
     const { user, device } = halves as unknown as Pair;
