@@ -13,7 +13,7 @@ import { startRedis, startRedisCluster, startSentinel } from '../support/redis.t
 import { until } from '../support/relay.ts';
 
 const isWhole = Number(process.env.COUPLET_TEST_CONNECTIONS ?? 0) >= 10_000;
-const sessions = isWhole ? 3000 : 400;
+const sessions = isWhole ? 6000 : 400;
 const perWave = 60;
 const maxSessions = 6000;
 const perSecond = isWhole ? 120 : 60;
