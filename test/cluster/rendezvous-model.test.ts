@@ -3,8 +3,11 @@ import { mock, test } from 'node:test';
 import { ClusterModel, type Mutation } from '../support/cluster-model.ts';
 import { Random } from '../support/random.ts';
 
-// Time is the model's: relays' own timers never fire.
-mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
+/** Time is the model's: relays' own timers never fire. Those of an earlier history are forgotten, and its servers with them. */
+function stopTimers(): void {
+  mock.timers.reset();
+  mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
+}
 
 const rounds = Number(process.env.COUPLET_TEST_ROUNDS ?? 60) * 30;
 
@@ -22,6 +25,7 @@ interface World {
 
 /** One history; what went wrong in it, if anything. */
 async function history(seed: number, world: World): Promise<string | undefined> {
+  stopTimers();
   const random = new Random(seed);
   const model = new ClusterModel(random, 2 + random.below(3), world.mutation);
   model.hasDeadlines = world.halvesOfEach === 2;

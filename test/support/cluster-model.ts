@@ -455,6 +455,8 @@ export class ClusterModel {
     this.#later(link.owner, () => {
       this.#endPairOf(link.owner, farHalf);
       link.owner.relay.left(farHalf);
+      // One that was carried on takes its next link with it.
+      for (const [next, { from }] of [...this.#links]) if (from === farHalf) this.#linkLost(next);
     });
     if (link.from.state === 'linked') (link.from.socket as ModelSocket).onClose();
   }
