@@ -227,6 +227,7 @@ export class Rendezvous implements WiderRendezvous {
       try {
         // Others may have taken this server for dead: what it claims counts once it is registered again.
         if (!this.#isRegistered()) await servers.refresh();
+        if (this.#isGivenUp(claim)) return this.#release(claim);
         // Whoever took this server for dead may be about to put a claim of its own in place of the one that it has read.
         if (claim.state !== 'new' && claim.epoch !== redis.epoch) {
           claim.instead ??= claim.value;
@@ -235,6 +236,7 @@ export class Rendezvous implements WiderRendezvous {
         claim.epoch = redis.epoch;
         const { key, value, ttlMs, instead } = claim;
         standing = await (isFirst ? store.claim(key, value, ttlMs) : store.take(key, value, ttlMs, instead));
+        if (this.#isGivenUp(claim)) return this.#release(claim);
         if (standing === undefined || standing === value) {
           if (claim.epoch === redis.epoch && this.#isRegistered()) return this.#stay(claim, 'standing');
           if (claim.state === 'new') claim.state = 'unclaimed';
@@ -252,6 +254,17 @@ export class Rendezvous implements WiderRendezvous {
         claim.instead = standing;
       } else return this.#yield(claim, owner, standing);
     }
+  }
+
+  /** Another server was told meanwhile that this one does not have the id: a claim that goes on would replace its successor's. */
+  #isGivenUp(claim: Claim): boolean {
+    return this.#claims.get(claim.key) !== claim;
+  }
+
+  /** Where Redis is down it goes with its time, or when another server finds it stale. */
+  #release({ key, value }: Claim): void {
+    const { store, redis } = this.#parts;
+    if (redis.isUp) store.release(key, value).catch(() => {});
   }
 
   /** Who has claimed an id; `undefined`: nobody who lives. */
@@ -300,7 +313,7 @@ export class Rendezvous implements WiderRendezvous {
   /** This server does not have the id any more; who has come for it is sought a rendezvous elsewhere. */
   #giveUp(claim: Claim): Joiner[] {
     const { relay } = this.#parts;
-    if (this.#claims.get(claim.key) !== claim) return claim.queue.splice(0);
+    if (this.#isGivenUp(claim)) return claim.queue.splice(0);
     this.#claims.delete(claim.key);
     const waiting = relay.pairing.waitingAt(claim.at);
     if (waiting === undefined) return claim.queue.splice(0);
@@ -376,11 +389,9 @@ export class Rendezvous implements WiderRendezvous {
   }
 
   #freeIfUnused(claim: Claim): void {
-    const { relay, store, redis } = this.#parts;
-    if (this.#claims.get(claim.key) !== claim || claim.busy || claim.expected > 0) return;
-    if (!relay.pairing.wouldWait(claim.at)) return;
+    if (this.#isGivenUp(claim) || claim.busy || claim.expected > 0) return;
+    if (!this.#parts.relay.pairing.wouldWait(claim.at)) return;
     this.#claims.delete(claim.key);
-    // Where Redis is down it goes with its time, or when another server finds it stale.
-    if (redis.isUp) store.release(claim.key, claim.value).catch(() => {});
+    this.#release(claim);
   }
 }

@@ -86,6 +86,12 @@ for (const [name, world] of Object.entries(worlds)) {
   });
 }
 
+test('[K2] a claim that was given up while Redis was asked does not replace the one that was made after it', async () => {
+  const world = worlds['servers stand still and are taken for dead']!;
+  // Two servers had the session then, or a half waited beside it.
+  for (const seed of [1145294272, 1145324163]) assert.equal(await history(seed, world), undefined);
+});
+
 const mutations: Record<string, World> = {
   'a release compares the boot, not the fence': {
     halvesOfEach: 12,
